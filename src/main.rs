@@ -1,0 +1,2 @@
+//! The `lith` command.
+fn main() {}

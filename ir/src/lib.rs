@@ -1,3 +1,20 @@
-//! Being built.
+//! Lith's intermediate representation: dtypes, symbolic dimensions, ops, graphs and programs, with verifier, text form
+//! and a reference interpreter. Knows no device, no file format and no model.
+#![forbid(unsafe_code)]
+
+pub mod attr;
+pub mod dim;
 pub mod dtype;
+pub mod graph;
+pub mod infer;
+pub mod op;
+pub mod plan;
+pub mod program;
+pub mod types;
+
+pub use dim::{Dim, Symbol, SymbolInfo, Symbols};
 pub use dtype::DType;
+pub use graph::{Graph, GraphError, Node, NodeId, Use, Value};
+pub use op::{Activation, Arity, Binary, Class, Compare, Op, Pool, Reduction, Unary};
+pub use program::Program;
+pub use types::{Literal, Type};

@@ -1,0 +1,41 @@
+//! A program: entry points and functions over shared parameters and states.
+
+use std::collections::BTreeMap;
+
+use crate::dim::Symbols;
+use crate::graph::Graph;
+use crate::types::Type;
+
+/// A set of graphs over shared parameters and states.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// Name, usually the model type.
+    pub name: String,
+    /// Symbols with what is known of each; shared by all graphs.
+    pub symbols: Symbols,
+    /// Parameters by name; a [`crate::Op::Param`] refers to one.
+    pub params: BTreeMap<String, Type>,
+    /// States by name: values that live from call to call, zeros at first.
+    pub states: BTreeMap<String, Type>,
+    /// Functions that graphs call; they refer to no parameter or state, all comes by argument.
+    pub functions: BTreeMap<String, Graph>,
+    /// Entry points.
+    pub entries: BTreeMap<String, Graph>,
+}
+
+impl Program {
+    /// An empty program.
+    pub fn new(name: &str) -> Self {
+        Program { name: name.into(), ..Program::default() }
+    }
+
+    /// Every graph with its name: functions, then entry points.
+    pub fn graphs(&self) -> impl Iterator<Item = (&str, &Graph)> {
+        self.functions.iter().chain(&self.entries).map(|(n, g)| (n.as_str(), g))
+    }
+
+    /// The function or entry point of this name.
+    pub fn graph(&self, name: &str) -> Option<&Graph> {
+        self.functions.get(name).or_else(|| self.entries.get(name))
+    }
+}

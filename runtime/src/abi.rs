@@ -1,0 +1,50 @@
+//! What compiled code and the runtime know of each other: the layouts of the structures that machine code reads and the
+//! signatures it is called by. Everything here is part of the artifact format: a change raises
+//! [`crate::artifact::FORMAT_VERSION`].
+
+use crate::kernels::{AttentionArgs, DotArgs, GemmArgs};
+use crate::threads::Barrier;
+
+/// What a call of an entry point runs on. One for each call, shared by all threads.
+#[repr(C)]
+pub struct Context {
+    /// The runtime's functions.
+    pub table: *const Table,
+    /// Where the threads of the call meet.
+    pub barrier: *const Barrier,
+    /// The arguments' data, by index.
+    pub args: *const *const u8,
+    /// Memory for the results' data, by index.
+    pub results: *const *mut u8,
+    /// The weight section.
+    pub weights: *const u8,
+    /// The section of constants.
+    pub consts: *const u8,
+    /// The states' data, by index.
+    pub states: *const *mut u8,
+    /// The arena, of the size the dims table tells; aligned to 64 bytes.
+    pub arena: *mut u8,
+    /// The dims table that [`DimsFn`] filled for the shapes of this call.
+    pub dims: *const i64,
+}
+
+/// The runtime's functions that compiled code calls. All are SPMD: every thread of the call makes the same call, with
+/// its number and the count of threads, and does its share.
+#[repr(C)]
+pub struct Table {
+    /// Waits until all threads of the call are here.
+    pub barrier_wait: unsafe extern "C" fn(barrier: *const Barrier),
+    /// Matrix product by a weight in panels, with an epilogue.
+    pub gemm_panels: unsafe extern "C" fn(args: *const GemmArgs, thread: i64, threads: i64),
+    /// Matrix product of two computed matrices.
+    pub dot_f32: unsafe extern "C" fn(args: *const DotArgs, thread: i64, threads: i64),
+    /// Attention over packed sequences.
+    pub attention_packed: unsafe extern "C" fn(args: *const AttentionArgs, thread: i64, threads: i64),
+}
+
+/// Fills the dims table: every size, offset and stride the program needs, from the values of its symbols in the order of
+/// the manifest.
+pub type DimsFn = unsafe extern "C" fn(symbols: *const i64, dims: *mut i64);
+
+/// Runs an entry point as one of `threads` threads.
+pub type EntryFn = unsafe extern "C" fn(context: *const Context, thread: i64, threads: i64);

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use lith_ir::DType;
 
+use crate::artifact::format::FormatError;
+
 /// A size in the shape of an argument.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -29,6 +31,10 @@ pub struct ArgEntry {
     pub dtype: DType,
     /// Shape.
     pub shape: Vec<ArgSize>,
+    /// For the offsets of packed sequences: the index of the symbol that counts the tokens. The values are then checked
+    /// to ascend from 0 to it before the code, which relies on that, runs.
+    #[serde(default)]
+    pub offsets_of: Option<usize>,
 }
 
 /// A result of an entry point.
@@ -128,4 +134,50 @@ pub struct Manifest {
     pub code: Vec<CodeEntry>,
     /// What the pipelines know of the model; its form is theirs.
     pub model: serde_json::Value,
+}
+
+impl Manifest {
+    /// Checks that everything the manifest points to lies inside: code in `text` bytes, parameters in `weights` bytes,
+    /// indices in the dims table and the symbols.
+    ///
+    /// # Errors
+    /// [`FormatError::Malformed`] naming the first thing that does not.
+    pub fn check(&self, text: u64, weights: u64) -> Result<(), FormatError> {
+        let fail = |problem: String| Err(FormatError::Malformed { what: "the manifest", problem });
+        if self.dims_code >= text {
+            return fail(format!("dims code at {} of {text} bytes", self.dims_code));
+        }
+        for s in &self.symbols {
+            if s.min < 0 || s.max < s.min || s.multiple_of < 1 {
+                return fail(format!("symbol `{}`: {} to {}, multiple of {}", s.name, s.min, s.max, s.multiple_of));
+            }
+        }
+        for e in &self.entries {
+            if e.code >= text {
+                return fail(format!("entry `{}` at {} of {text} bytes", e.name, e.code));
+            }
+            let result_sizes = e.results.iter().flat_map(|r| &r.shape);
+            if let Some(i) = result_sizes.chain([&e.arena]).find(|&&i| i >= self.dims) {
+                return fail(format!("entry `{}`: size {i} of {} sizes", e.name, self.dims));
+            }
+            let symbols = e.args.iter().flat_map(|a| &a.shape).filter_map(|s| match s {
+                ArgSize::Symbol { symbol, .. } => Some(*symbol),
+                ArgSize::Constant(_) => None,
+            });
+            if let Some(i) = symbols.chain(e.args.iter().filter_map(|a| a.offsets_of)).find(|&i| i >= self.symbols.len()) {
+                return fail(format!("entry `{}`: symbol {i} of {}", e.name, self.symbols.len()));
+            }
+        }
+        for p in &self.params {
+            if p.offset.checked_add(p.bytes).is_none_or(|end| end > weights) {
+                return fail(format!("parameter `{}` ends past the weights' {weights} bytes", p.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry point of this name.
+    pub fn entry(&self, name: &str) -> Option<&EntryPoint> {
+        self.entries.iter().find(|e| e.name == name)
+    }
 }

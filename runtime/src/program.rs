@@ -1,0 +1,329 @@
+//! Running a compiled program: binding shapes, checking arguments, calling machine code on all threads. The one place
+//! that calls compiled code. Knows entry points and the manifest, no model and no task.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::HashMap;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::abi::{Context, DimsFn, EntryFn, Table};
+use crate::artifact::{Artifact, ArtifactError};
+use crate::kernels;
+use crate::manifest::{ArgSize, EntryPoint, Manifest};
+use crate::tensor::{Tensor, View};
+use crate::threads::{Barrier, Pool, barrier_wait};
+
+/// Why a call cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No entry point of this name.
+    #[error("no entry point `{name}`; the program has {}", known.join(", "))]
+    NoEntry {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// The arguments are not those of the entry point.
+    #[error("`{entry}`: {problem}")]
+    Argument {
+        /// The entry point.
+        entry: String,
+        /// Expected and found.
+        problem: String,
+    },
+    /// The machine has not enough memory.
+    #[error("`{entry}`: {bytes} bytes of memory for this call cannot be had")]
+    Memory {
+        /// The entry point.
+        entry: String,
+        /// Bytes needed.
+        bytes: u64,
+    },
+}
+
+/// Memory for intermediate values, aligned to 64 bytes.
+struct Arena {
+    data: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: an arena owns its memory, as a `Vec<u8>` does.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    fn new(bytes: usize) -> Option<Arena> {
+        let layout = Layout::from_size_align(bytes.max(64), 64).ok()?;
+        // SAFETY: the layout's size is not zero.
+        let data = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Arena { data, layout })
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.data.as_ptr(), self.layout) }
+    }
+}
+
+/// The dims table of one set of shapes.
+type Dims = Arc<Vec<i64>>;
+
+/// Dims tables kept; one is a few hundred bytes, and a service sees a few thousand shapes.
+const CACHED_SHAPES: usize = 4096;
+
+/// A loaded program.
+pub struct Program {
+    artifact: Artifact,
+    pool: Pool,
+    table: Table,
+    shapes: Mutex<HashMap<Vec<i64>, Dims>>,
+    arenas: Mutex<Vec<Arena>>,
+    states: Mutex<Vec<Arena>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What the mutexes guard is consistent at every point where a panic could happen.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Program {
+    /// Opens an artifact or executable, to run on `threads` threads (0: as many as the machine has cores).
+    ///
+    /// # Errors
+    /// As [`Artifact::open`].
+    pub fn open(path: &Path, threads: usize) -> Result<Program, ArtifactError> {
+        Program::new(Artifact::open(path)?, threads)
+    }
+
+    /// A program of an open artifact.
+    ///
+    /// # Errors
+    /// When memory for its states cannot be had.
+    pub fn new(artifact: Artifact, threads: usize) -> Result<Program, ArtifactError> {
+        let mut states = Vec::new();
+        for state in &artifact.manifest().states {
+            let arena = usize::try_from(state.bytes).ok().and_then(Arena::new);
+            states.push(arena.ok_or_else(|| ArtifactError::Io {
+                path: artifact.path().into(),
+                source: std::io::Error::new(
+                    std::io::ErrorKind::OutOfMemory,
+                    format!("state `{}` of {} bytes", state.name, state.bytes),
+                ),
+            })?);
+        }
+        let table = Table {
+            barrier_wait,
+            gemm_panels: kernels::gemm_panels,
+            dot_f32: kernels::dot_f32,
+            attention_packed: kernels::attention_packed,
+        };
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n,
+        };
+        Ok(Program {
+            artifact,
+            pool: Pool::new(threads),
+            table,
+            shapes: Mutex::default(),
+            arenas: Mutex::default(),
+            states: Mutex::new(states),
+        })
+    }
+
+    /// The artifact.
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    /// What the program says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        self.artifact.manifest()
+    }
+
+    /// Threads that a call runs on.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Runs an entry point. Arguments by name, in any order; results in the entry point's order.
+    ///
+    /// # Errors
+    /// When there is no such entry point, an argument is missing, unknown or of a wrong dtype or shape, or memory is
+    /// short.
+    pub fn run(&self, entry: &str, args: &[(&str, View<'_>)]) -> Result<Vec<Tensor>, CallError> {
+        let found = self.manifest().entry(entry).ok_or_else(|| CallError::NoEntry {
+            name: entry.into(),
+            known: self.manifest().entries.iter().map(|e| e.name.clone()).collect(),
+        })?;
+        let bad = |problem: String| CallError::Argument { entry: entry.into(), problem };
+        let views = order_args(found, args).map_err(bad)?;
+        let symbols = bind(self.manifest(), found, &views).map_err(bad)?;
+        check_offsets(found, &views, &symbols).map_err(bad)?;
+        let dims = self.dims(symbols);
+        self.call(found, &views, &dims)
+    }
+
+    /// Bytes of the arena that a call with arguments of these shapes needs.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn arena_bytes(&self, entry: &str, args: &[(&str, View<'_>)]) -> Result<u64, CallError> {
+        let bad = |problem: String| CallError::Argument { entry: entry.into(), problem };
+        let found = self.manifest().entry(entry).ok_or_else(|| bad("no such entry point".into()))?;
+        let symbols = order_args(found, args).and_then(|v| bind(self.manifest(), found, &v)).map_err(bad)?;
+        Ok(self.dims(symbols)[found.arena].max(0) as u64)
+    }
+
+    fn dims(&self, symbols: Vec<i64>) -> Dims {
+        let mut shapes = lock(&self.shapes);
+        if let Some(dims) = shapes.get(&symbols) {
+            return dims.clone();
+        }
+        if shapes.len() >= CACHED_SHAPES {
+            shapes.clear();
+        }
+        let mut dims = vec![0; self.manifest().dims];
+        let code: *const u8 = &self.artifact.code()[self.manifest().dims_code as usize];
+        // SAFETY: the text section holds a `DimsFn` at this offset, by its checksum as code generation wrote it; it reads
+        // one value for each symbol and writes one for each entry of the table.
+        unsafe {
+            let function: DimsFn = std::mem::transmute(code);
+            function(symbols.as_ptr(), dims.as_mut_ptr());
+        }
+        let dims = Arc::new(dims);
+        shapes.insert(symbols, dims.clone());
+        dims
+    }
+
+    fn call(&self, entry: &EntryPoint, args: &[View<'_>], dims: &[i64]) -> Result<Vec<Tensor>, CallError> {
+        let memory = |bytes: u64| CallError::Memory { entry: entry.name.clone(), bytes };
+        let mut results = Vec::with_capacity(entry.results.len());
+        for r in &entry.results {
+            let shape: Vec<usize> = r.shape.iter().map(|&i| dims[i].max(0) as usize).collect();
+            results.push(Tensor::zeros(r.dtype, shape).ok_or_else(|| memory(u64::MAX))?);
+        }
+        let arena = self.take_arena(dims[entry.arena].max(0) as u64).map_err(memory)?;
+        let states = lock(&self.states);
+        let arg_data: Vec<*const u8> = args.iter().map(|v| v.bytes.as_ptr()).collect();
+        let result_data: Vec<*mut u8> = results.iter_mut().map(|t| t.bytes_mut().as_mut_ptr()).collect();
+        let state_data: Vec<*mut u8> = states.iter().map(|s| s.data.as_ptr()).collect();
+        let code: *const u8 = &self.artifact.code()[entry.code as usize];
+        // SAFETY: the text section holds an `EntryFn` at this offset.
+        let function: EntryFn = unsafe { std::mem::transmute(code) };
+        let (table, pool) = (&self.table, &self.pool);
+        let (weights, consts) = (self.artifact.weights().as_ptr(), self.artifact.consts().as_ptr());
+        pool.run(|barrier: &Barrier, thread, threads| {
+            let context = Context {
+                table,
+                barrier,
+                args: arg_data.as_ptr(),
+                results: result_data.as_ptr(),
+                weights,
+                consts,
+                states: state_data.as_ptr(),
+                arena: arena.data.as_ptr(),
+                dims: dims.as_ptr(),
+            };
+            // SAFETY: the arguments have the dtypes and shapes that the entry point was compiled for, offsets ascend
+            // within the tokens, results and arena have the sizes that the dims table tells, and all of them outlive
+            // the call. The code writes results, states and arena only, each byte by one thread between two barriers.
+            unsafe { function(&context, thread as i64, threads as i64) }
+        });
+        drop(states);
+        lock(&self.arenas).push(arena);
+        Ok(results)
+    }
+
+    /// An arena of at least this size: a kept one when it is large enough.
+    fn take_arena(&self, bytes: u64) -> Result<Arena, u64> {
+        let mut kept = lock(&self.arenas);
+        if let Some(arena) = kept.pop()
+            && arena.layout.size() as u64 >= bytes
+        {
+            return Ok(arena);
+        }
+        drop(kept);
+        usize::try_from(bytes).ok().and_then(Arena::new).ok_or(bytes)
+    }
+}
+
+/// The views in the order of the entry point's arguments, dtype and rank checked.
+fn order_args<'a>(entry: &EntryPoint, args: &[(&str, View<'a>)]) -> Result<Vec<View<'a>>, String> {
+    if let Some((name, _)) = args.iter().find(|(n, _)| entry.args.iter().all(|a| a.name != *n)) {
+        let known: Vec<&str> = entry.args.iter().map(|a| a.name.as_str()).collect();
+        return Err(format!("no argument `{name}`; it takes {}", known.join(", ")));
+    }
+    let mut views = Vec::with_capacity(entry.args.len());
+    for arg in &entry.args {
+        let (_, view) =
+            args.iter().find(|(n, _)| *n == arg.name).ok_or_else(|| format!("argument `{}` is missing", arg.name))?;
+        let elements = view.shape.iter().try_fold(view.dtype.size(), |a, &d| a.checked_mul(d));
+        if view.dtype != arg.dtype || view.shape.len() != arg.shape.len() || elements != Some(view.bytes.len()) {
+            return Err(format!(
+                "argument `{}` is {}{:?} in {} bytes, expected {} of {} axes",
+                arg.name, view.dtype, view.shape, view.bytes.len(), arg.dtype, arg.shape.len()
+            ));
+        }
+        views.push(*view);
+    }
+    Ok(views)
+}
+
+/// The values of all symbols, from the arguments' shapes.
+fn bind(manifest: &Manifest, entry: &EntryPoint, views: &[View<'_>]) -> Result<Vec<i64>, String> {
+    let mut values: Vec<Option<i64>> = vec![None; manifest.symbols.len()];
+    for (arg, view) in entry.args.iter().zip(views) {
+        for (axis, (size, &found)) in arg.shape.iter().zip(view.shape).enumerate() {
+            let found = i64::try_from(found).map_err(|_| format!("argument `{}`: axis {axis} is too long", arg.name))?;
+            match size {
+                ArgSize::Constant(n) if i64::try_from(*n) == Ok(found) => {}
+                ArgSize::Constant(n) => {
+                    return Err(format!("argument `{}`: axis {axis} is {found}, expected {n}", arg.name));
+                }
+                ArgSize::Symbol { symbol, offset } => {
+                    let (value, info) = (found - offset, &manifest.symbols[*symbol]);
+                    if value < info.min || value > info.max || value % info.multiple_of != 0 {
+                        return Err(format!(
+                            "argument `{}`: axis {axis} makes `{}` {value}, expected {} to {}, a multiple of {}",
+                            arg.name, info.name, info.min, info.max, info.multiple_of
+                        ));
+                    }
+                    match values[*symbol].replace(value) {
+                        Some(before) if before != value => {
+                            return Err(format!(
+                                "argument `{}`: axis {axis} makes `{}` {value}, another argument {before}",
+                                arg.name, info.name
+                            ));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    Ok(values.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Compiled code relies on offsets that ascend from 0 to the count of tokens.
+fn check_offsets(entry: &EntryPoint, views: &[View<'_>], symbols: &[i64]) -> Result<(), String> {
+    for (arg, view) in entry.args.iter().zip(views) {
+        let Some(tokens) = arg.offsets_of else { continue };
+        let values = view.bytes.chunks_exact(4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+        let mut before = 0;
+        for (i, v) in values.enumerate() {
+            if v < before || (i == 0 && v != 0) {
+                return Err(format!("argument `{}`: {v} after {before} at {i}; offsets ascend from 0", arg.name));
+            }
+            before = v;
+        }
+        if i64::from(before) != symbols[tokens] {
+            return Err(format!("argument `{}` ends at {before}, expected {} tokens", arg.name, symbols[tokens]));
+        }
+    }
+    Ok(())
+}

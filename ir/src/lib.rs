@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod attr;
+pub mod build;
+pub mod decompose;
 pub mod dim;
 pub mod dtype;
 pub mod graph;
@@ -12,6 +14,7 @@ pub mod plan;
 pub mod program;
 pub mod types;
 
+pub use build::Builder;
 pub use dim::{Dim, Symbol, SymbolInfo, Symbols};
 pub use dtype::DType;
 pub use graph::{Graph, GraphError, Node, NodeId, Use, Value};

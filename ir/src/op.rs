@@ -1,6 +1,8 @@
 //! The ops, one row each: name, operands, attributes, class. What each row means stands in `infer` (types), `interp`
 //! (primitives) and `decompose` (composites); those match on every row, so a new row names its missing parts at
 //! compile time.
+//!
+//! Composites of 16-bit floats compute in `f32` throughout and round once, at the end. Primitives round every result.
 
 use crate::attr::{AttrValue, Attribute};
 use crate::dim::Dim;
@@ -77,7 +79,7 @@ words! {
         Sign = "sign",
         /// `e^x` (floats).
         Exp = "exp",
-        /// Natural logarithm (floats).
+        /// Natural logarithm; NaN below 0, negative infinity at 0 (floats).
         Log = "log",
         /// Square root (floats).
         Sqrt = "sqrt",
@@ -117,9 +119,9 @@ words! {
         Rem = "rem",
         /// `a^b` (floats).
         Pow = "pow",
-        /// The greater; NaN when an operand is NaN.
+        /// The greater; NaN when an operand is NaN, and of zeros of both signs either.
         Max = "max",
-        /// The smaller; NaN when an operand is NaN.
+        /// The smaller; NaN when an operand is NaN, and of zeros of both signs either.
         Min = "min",
         /// Bitwise or logical and (integers, `bool`).
         And = "and",
@@ -151,9 +153,10 @@ words! {
 words! {
     /// Reductions. The value of an empty reduction is the identity named here.
     Reduction {
-        /// Sum; 0. Floats accumulate in an order that depends on the reduced sizes alone.
+        /// Sum; 0. Floats accumulate in an order that depends on the reduced sizes alone, 16-bit floats in `f32`;
+        /// integers wrap.
         Sum = "sum",
-        /// Product; 1.
+        /// Product; 1. Accumulates as the sum does.
         Prod = "prod",
         /// Greatest; the least value of the type (floats: negative infinity). NaN when an element is NaN.
         Max = "max",
@@ -323,7 +326,7 @@ ops! {
     Primitive Dot = "dot" (lhs, rhs) { transpose_rhs: bool }
     /// Reduction over `axes` (ascending), which stay as size 1 when `keep`, else vanish.
     Primitive Reduce = "reduce" (x) { f: Reduction, axes: Vec<usize>, keep: bool }
-    /// Inclusive running sum along `axis`.
+    /// Inclusive running sum along `axis`; integers wrap, 16-bit floats accumulate in `f32`.
     Primitive CumSum = "cumsum" (x) { axis: usize }
 
     /// An activation function of every element.
@@ -337,14 +340,17 @@ ops! {
     /// `x[.., k] * weight[n, k]^T + bias[n]`: a layer as checkpoints store it.
     Composite Linear = "linear" (x, weight, bias[?]) {}
     /// Scaled dot-product attention (Vaswani et al. 2017) in the padded layout: `q [b, sq, heads * d]`, `k, v
-    /// [b, sk, kv_heads * d]`, `mask [b, sk]` `bool` (false keys are not attended), `rel_bias [heads, 2p - 1]` where
-    /// query `i` and key `j` take element `j - i + p - 1`, clamped. Key heads repeat for query groups. Rows without
-    /// any key give zeros. Result as `q`.
+    /// [b, sk, kv_heads * d]`, `mask [b, sk]` `bool` (false keys are not attended), `rel_bias [heads, 2p - 1]`. Key `j`
+    /// stands at position `j`; query `i` at position `i`, or `i + sk - sq` when `causal`: then the last query sees all
+    /// keys and each sees those not after it. The score is `scale * (q . k) + rel_bias[head, p - 1 + position of key -
+    /// position of query]`, that index clamped. Each key head serves `heads / kv_heads` neighbouring query heads. Rows
+    /// without any key give zeros; values of keys that are not attended are finite. Result as `q`.
     Composite Attention = "attention" (q, k, v, mask[?], rel_bias[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool }
     /// The same over sequences one after the other: `q, k, v [tokens, ..]`, `offsets i32[sequences + 1]` from 0 to
     /// `tokens`, ascending. Tokens attend within their sequence.
     Composite PackedAttention = "packed_attention" (q, k, v, offsets, rel_bias[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool }
-    /// The sequence of each of `tokens` tokens: `i32[tokens]` from `offsets i32[sequences + 1]`.
+    /// The sequence of each of `tokens` tokens, the number of offsets not above it less one: `i32[tokens]` from
+    /// `offsets i32[sequences + 1]`.
     Composite SegmentIds = "segment_ids" (offsets) { tokens: Dim }
     /// One vector for each sequence: `x [tokens, h]`, `offsets i32[sequences + 1]` to `[sequences, h]`.
     Composite SegmentPool = "segment_pool" (x, offsets) { f: Pool }

@@ -1,0 +1,32 @@
+//! Hand-tuned CPU cores: matrix products on packed weights, batched products of activations, attention over packed
+//! sequences, and vector math. Compiled programs call them through their `extern "C"` entries.
+//!
+//! **Contract of every entry.** It is SPMD: each of `threads` threads calls it with the same arguments and its own
+//! `thread`; each does its static part and returns without waiting, and the caller puts one barrier behind it. Results
+//! are the same bits for any number of threads, any other rows in the batch and any row position: the order of
+//! operations of an output element is a function of its row (and of the sizes along the reduction) alone. They are the
+//! same bits on every [`Isa`] with a fused multiply-add, too.
+//!
+//! This module knows pointers, sizes and strides; it must not know programs, artifacts or tensors. Arguments are trusted:
+//! whoever fills them (compiled code, after the program's checks) keeps the sizes within the buffers.
+#![allow(unsafe_code, reason = "raw operands from compiled code, and CPU intrinsics")]
+
+mod dot;
+mod gemm;
+mod isa;
+mod panels;
+mod scratch;
+mod simd;
+mod tile;
+pub mod vmath;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(test)]
+mod tests;
+
+pub use dot::{DotArgs, dot_f32};
+pub use gemm::{Epilogue, GemmArgs, gemm_panels};
+pub use isa::{Isa, IsaError, select};
+pub use panels::{PanelError, Storage, pack_panels, panels_len, unpack_panels};
+pub use simd::LANES;

@@ -2,7 +2,7 @@
 
     python3 make_variants.py FIXTURES
 
-load-*: the files differ (names, containers, dtypes), the golden says what the loaded model must answer (`class` names the head that
+Remaking gives the same bytes but for load-pytorch-bin-legacy, whose format holds addresses. load-*: the files differ (names, containers, dtypes), the golden says what the loaded model must answer (`class` names the head that
 is to be loaded). st-*: modules.json and its folders, golden.json holds the embedding of each text.
 """
 import json
@@ -23,8 +23,8 @@ from tiny import dump, generator, golden, make_tokenizer, randomise, rounded, sa
 SMALL = dict(hidden_size=16, intermediate_size=28, num_hidden_layers=2)
 
 
-def tiny_bert(kind, name, **more):
-    tokenizer = make_tokenizer("bert")
+def tiny_bert(kind, name, fixtures, **more):
+    tokenizer = make_tokenizer("bert", fixtures)
     config = config_for("bert", tokenizer, **{**SMALL, **more})
     config._attn_implementation = "eager"
     return randomise(kind(config), name), tokenizer
@@ -52,7 +52,7 @@ def finish(folder, model, note=""):
 
 
 def loading(fixtures):
-    base, _ = tiny_bert(tf.BertModel, "load")
+    base, _ = tiny_bert(tf.BertModel, "load", fixtures)
     names = dict(base.state_dict())
 
     folder = fresh(fixtures, "load-gamma-beta")
@@ -103,7 +103,7 @@ def loading(fixtures):
     finish(folder, base)
 
     # A headed file loaded as its base: the prefix goes, the head's tensors are left over; there is no pooler in it.
-    headed, _ = tiny_bert(tf.BertForTokenClassification, "load-headed", **labels_for("token-classification"))
+    headed, _ = tiny_bert(tf.BertForTokenClassification, "load-headed", fixtures, **labels_for("token-classification"))
     folder = fresh(fixtures, "load-headed-as-base")
     tensors = dict(headed.state_dict())
     tensors.update({"bert.pooler.dense.weight": torch.randn(16, 16, generator=generator("p")) * 0.2,
@@ -119,7 +119,7 @@ def loading(fixtures):
     finish(folder, headed, note="body without the prefix bert., head as usual")
 
     # What google's BERT checkpoints look like: masked LM and next-sentence heads, tied tensors stored twice, old norms, position_ids.
-    pre, _ = tiny_bert(tf.BertForPreTraining, "load-pretraining")
+    pre, _ = tiny_bert(tf.BertForPreTraining, "load-pretraining", fixtures)
     folder = fresh(fixtures, "load-pretraining-as-masked-lm")
     tensors = {k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v for k, v in pre.state_dict().items()}
     tensors["bert.embeddings.position_ids"] = torch.arange(64).unsqueeze(0)
@@ -133,7 +133,7 @@ def loading(fixtures):
 
     for name, dtype in (("f16", torch.float16), ("bf16", torch.bfloat16)):
         folder = fresh(fixtures, f"load-{name}")
-        model, _ = tiny_bert(tf.BertModel, "load-half")
+        model, _ = tiny_bert(tf.BertModel, "load-half", fixtures)
         model.to(dtype)
         model.config.dtype = str(dtype).removeprefix("torch.")
         write(folder, model, model.state_dict())
@@ -156,7 +156,7 @@ POOLINGS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
 def sentence(fixtures, name, pooling, dense=None, normalize=False, length=24):
     """`dense`: (width, activation class path or None, file name). Formulas as the sentence-transformers documentation gives them."""
     folder = fresh(fixtures, name)
-    model, tokenizer = tiny_bert(tf.BertModel, name)
+    model, tokenizer = tiny_bert(tf.BertModel, name, fixtures)
     write(folder, model, model.state_dict())
     save_tokenizer(tokenizer, folder)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]

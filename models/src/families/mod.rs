@@ -1,0 +1,259 @@
+//! Model families: one file for each architecture, made of `nn` blocks, and the way from a configuration to a program.
+//! Knows nothing of files, devices or machine code.
+//!
+//! Adding a family: write its file with a [`Family`] row, and name the row in [`REGISTRY`]. A row's `body` gives the
+//! hidden states, each head turns those into the members of Transformers' outputs.
+
+mod albert;
+mod bert;
+mod distilbert;
+mod electra;
+mod error;
+mod heads;
+mod mpnet;
+mod roberta;
+pub mod sentence;
+
+pub use error::FamilyError;
+
+use lith_frontend::{Layout, Scope, Sequence, Tensor, Trace, nn::Act};
+use lith_ir::{DType, Program};
+
+use crate::config::{Config, ConfigError, Head};
+use crate::weights::{Rules, Wanted};
+
+/// Every family.
+pub const REGISTRY: &[&Family] = &[
+    &bert::BERT,
+    &distilbert::DISTILBERT,
+    &roberta::ROBERTA,
+    &roberta::XLM_ROBERTA,
+    &roberta::CAMEMBERT,
+    &mpnet::MPNET,
+    &electra::ELECTRA,
+    &albert::ALBERT,
+];
+
+/// Name of the entry point of a traced model.
+pub const ENTRY: &str = "forward";
+
+/// Most layers that are traced. The deepest encoders have about 200; a configuration that asks for millions is broken.
+const MAX_LAYERS: usize = 2048;
+
+/// Named results, in order.
+type Outputs = Vec<(&'static str, Tensor)>;
+
+/// An architecture: what Transformers has a `modeling_*.py` for.
+pub struct Family {
+    /// The configuration's `model_type`.
+    pub model_type: &'static str,
+    /// What its checkpoints are like; `base_prefix` is where the body stands in a model with a head.
+    pub rules: Rules,
+    /// `(parameter, tensor it shares)` with `tie_word_embeddings`: output projections and their input embeddings.
+    pub tied: &'static [(&'static str, &'static str)],
+    /// `(parameter, name older files have it by)`.
+    pub aliases: &'static [(&'static str, &'static str)],
+    /// Most tokens of a sequence: what the position embeddings reach.
+    max_length: fn(&Config) -> Result<usize, ConfigError>,
+    /// Hidden states `[.., hidden]` of the tokens.
+    body: fn(&Model<'_>, &Scope) -> Result<Tensor, FamilyError>,
+    /// `pooler_output` of the hidden states, where the family has it.
+    pooler: Option<Pooler>,
+    /// The heads besides [`Head::Base`].
+    heads: &'static [(Head, HeadFn)],
+}
+
+type HeadFn = fn(&Model<'_>, &Scope, &Tensor) -> Result<Outputs, FamilyError>;
+
+/// The layer that makes `pooler_output`: a dense layer with tanh on each sequence's first token.
+#[derive(Clone, Copy, Debug)]
+struct Pooler {
+    /// Name of the dense layer within the body.
+    dense: &'static str,
+}
+
+impl Family {
+    /// The family of this model type.
+    pub fn find(model_type: &str) -> Option<&'static Family> {
+        REGISTRY.iter().copied().find(|family| family.model_type == model_type)
+    }
+
+    /// The heads that there are.
+    pub fn heads(&self) -> impl Iterator<Item = Head> {
+        std::iter::once(Head::Base).chain(self.heads.iter().map(|(head, _)| *head))
+    }
+
+    /// Whether a checkpoint holds the pooler of this family; `stored` tells whether it has a tensor of a name.
+    pub fn has_pooler(&self, stored: impl Fn(&str) -> bool) -> bool {
+        self.pooler.is_some_and(|pooler| {
+            let name = format!("{}.weight", pooler.dense);
+            stored(&format!("{}.{name}", self.rules.base_prefix)) || stored(&name)
+        })
+    }
+}
+
+/// What a model is traced with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How the sequences of a batch lie in memory.
+    pub layout: Layout,
+    /// Whether [`Head::Base`] yields `pooler_output`, where the family has a pooler. Checkpoints of models with a head
+    /// often lack it; [`Family::has_pooler`] tells.
+    pub pooler: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { layout: Layout::Packed, pooler: true }
+    }
+}
+
+/// The parameters that come from one checkpoint.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Folder of the checkpoint within the model's directory; empty for the directory itself.
+    pub folder: String,
+    /// What precedes the names of [`Part::wanted`] in the program: empty, or text that ends with a dot.
+    pub prefix: String,
+    /// The parameters by their name in the checkpoint.
+    pub wanted: Vec<Wanted>,
+    /// What the checkpoint is like.
+    pub rules: Rules,
+}
+
+/// A traced model.
+#[derive(Clone, Debug)]
+pub struct Traced {
+    /// The program, with the one entry point [`ENTRY`]. Its results are the members of Transformers' output class:
+    /// of [`Head::Base`] `last_hidden_state` and maybe `pooler_output`, of question answering `start_logits` and
+    /// `end_logits`, of other heads `logits`; of a sentence-transformers stack `embedding`.
+    pub program: Program,
+    /// Where its parameters come from.
+    pub parts: Vec<Part>,
+    /// Most tokens of a sequence; beyond, positions have no embedding.
+    pub max_length: usize,
+}
+
+/// Traces a model with a head.
+///
+/// # Errors
+/// When the configuration does not fit the family, or the family lacks the head.
+pub fn trace(config: &Config, head: Head, options: &Options) -> Result<Traced, FamilyError> {
+    let family = family(config)?;
+    let build = match head {
+        Head::Base => None,
+        _ => Some(*family.heads.iter().find(|(known, _)| *known == head).map(|(_, build)| build).ok_or_else(|| {
+            let heads = family.heads().map(|head| head.to_string()).collect::<Vec<_>>().join(", ");
+            FamilyError::NoHead { file: config.file().into(), model_type: family.model_type, head, heads }
+        })?),
+    };
+    let model = Model::new(config, family, options.layout)?;
+    let root = model.tokens.ids().trace().root();
+    let outputs = match build {
+        None => {
+            let hidden = (family.body)(&model, &root)?;
+            let pooled = options.pooler.then(|| family.pooler.map(|_| model.pooled(&root, &hidden))).flatten().transpose()?;
+            let pooled = pooled.map(|pooled| ("pooler_output", pooled));
+            std::iter::once(("last_hidden_state", hidden)).chain(pooled).collect()
+        }
+        Some(build) => {
+            let hidden = root.at(family.rules.base_prefix, |s| (family.body)(&model, s))?;
+            build(&model, &root, &hidden)?
+        }
+    };
+    model.finish(head, outputs)
+}
+
+fn family(config: &Config) -> Result<&'static Family, FamilyError> {
+    let known = || REGISTRY.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
+    Family::find(config.model_type()).ok_or_else(|| FamilyError::NoFamily {
+        file: config.file().into(),
+        model_type: config.model_type(),
+        known: known(),
+    })
+}
+
+/// A model being traced: what bodies and heads build from.
+struct Model<'a> {
+    config: &'a Config,
+    family: &'static Family,
+    tokens: Sequence,
+    max_length: usize,
+}
+
+impl<'a> Model<'a> {
+    fn new(config: &'a Config, family: &'static Family, layout: Layout) -> Result<Self, FamilyError> {
+        let max_length = (family.max_length)(config)?;
+        let trace = Trace::new(family.model_type, DType::F32);
+        // Without the field, or with one type, every token has type 0 and there is nothing to tell.
+        let type_ids = config.value("type_vocab_size").as_u64().is_some_and(|types| types > 1);
+        let tokens = Sequence::arguments(&trace, layout, type_ids, max_length);
+        Ok(Model { config, family, tokens, max_length })
+    }
+
+    /// The width of the hidden states.
+    fn hidden(&self) -> Result<usize, FamilyError> {
+        Ok(self.config.positive("hidden_size")?)
+    }
+
+    /// The number of layers that `field` tells.
+    fn layers(&self, field: &str) -> Result<usize, FamilyError> {
+        let layers = self.config.size(field)?;
+        if layers > MAX_LAYERS {
+            return Err(self.bad_field(field, &format!("at most {MAX_LAYERS}"), layers));
+        }
+        Ok(layers)
+    }
+
+    /// The activation that `field` names.
+    fn act(&self, field: &str) -> Result<Act, FamilyError> {
+        let name = self.config.text(field)?;
+        Act::from_name(&name).ok_or_else(|| self.bad_field(field, "the name of an activation", name))
+    }
+
+    fn bad_field(&self, field: &str, expected: &str, found: impl ToString) -> FamilyError {
+        FamilyError::Config(ConfigError::Field {
+            file: self.config.file().into(),
+            field: field.into(),
+            expected: expected.into(),
+            found: found.to_string(),
+        })
+    }
+
+    /// `pooler_output`; `body` is the scope of the body.
+    fn pooled(&self, body: &Scope, hidden: &Tensor) -> Result<Tensor, FamilyError> {
+        let width = self.hidden()?;
+        let dense = self.family.pooler.map_or("pooler", |pooler| pooler.dense);
+        Ok(lith_frontend::nn::linear(body, dense, &self.tokens.first(hidden), [width, width]).tanh())
+    }
+
+    fn finish(self, head: Head, outputs: Outputs) -> Result<Traced, FamilyError> {
+        let trace = self.tokens.ids().trace().clone();
+        for (name, tensor) in &outputs {
+            trace.result(name, tensor);
+        }
+        let file = || self.config.file().into();
+        let program = trace.finish(ENTRY).map_err(|source| FamilyError::Trace { file: file(), source })?;
+        let tie = self.config.flag("tie_word_embeddings")?;
+        let wanted = program.params.iter().filter_map(|(name, ty)| {
+            let body = head == Head::Base || in_scope(name, self.family.rules.base_prefix);
+            let wanted = Wanted { head: !body, ..Wanted::body(name, ty.static_shape()?) };
+            // Tying is symmetric: whichever of the two a file has is both.
+            let ties = self.family.tied.iter().filter(|_| tie).flat_map(|(a, b)| [(a, b), (b, a)]);
+            let aliases = self.family.aliases.iter().map(|(a, b)| (a, b));
+            let others = ties.chain(aliases).filter(|(parameter, _)| *parameter == name);
+            Some(others.fold(wanted, |wanted, (_, other)| wanted.tied(*other)))
+        });
+        let part =
+            Part { folder: String::new(), prefix: String::new(), wanted: wanted.collect(), rules: self.family.rules };
+        Ok(Traced { program, parts: vec![part], max_length: self.max_length })
+    }
+}
+
+/// Whether the parameter `name` stands within the scope `prefix`.
+fn in_scope(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'))
+}
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,21 @@ pub struct Encoding {
 }
 
 impl Encoding {
+    /// A row of which only the ids are known: text without special tokens, of one sequence.
+    pub fn from_ids(ids: Vec<u32>) -> Self {
+        let n = ids.len();
+        Encoding {
+            ids,
+            type_ids: vec![0; n],
+            tokens: vec![String::new(); n],
+            offsets: vec![(0, 0); n],
+            word_ids: vec![None; n],
+            sequence_ids: vec![Some(0); n],
+            special_tokens_mask: vec![0; n],
+            attention_mask: vec![1; n],
+        }
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.ids.len()

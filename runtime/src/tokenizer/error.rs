@@ -37,7 +37,7 @@ pub enum TokenizerError {
     /// Padding was asked for and there is no token to pad with.
     #[error(
         "cannot pad: the tokenizer has no padding token; name one that exists \
-         (for example the end-of-sequence token: set_special_token(\"pad_token\", eos_token)) or add a new one"
+         (for example the end-of-sequence token: set_special_token(\"pad_token\", Some(eos_token))) or add a new one"
     )]
     NoPadToken,
     /// The sequence that should be shortened has too few tokens to give.

@@ -124,15 +124,14 @@ impl AutoTokenizer {
         Ok(this)
     }
 
-    fn append(&mut self, tokens: Vec<AddedToken>) -> Result<(), TokenizerError> {
+    fn append(&mut self, tokens: Vec<AddedToken>) -> Result<usize, TokenizerError> {
         self.other = OnceLock::new();
         if tokens.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let tokenizer = &mut self.tokenizer;
         guarded(|| tokenizer.add_tokens(tokens))
             .and_then(|r| r.map_err(|e| e.to_string()))
-            .map(|_| ())
             .map_err(TokenizerError::Failed)
     }
 
@@ -244,11 +243,16 @@ impl AutoTokenizer {
         self.special_token(name).and_then(|token| self.token_to_id(token))
     }
 
-    /// Names a special token; one that does not exist is added to the vocabulary. (SP-03, SP-08)
+    /// Names a special token, or takes the name back (`None`). A token that does not exist is added to the vocabulary.
+    /// (SP-03, SP-08)
     ///
     /// # Errors
     /// [`TokenizerError::Failed`] when the token cannot be added.
-    pub fn set_special_token(&mut self, name: &str, content: &str) -> Result<(), TokenizerError> {
+    pub fn set_special_token(&mut self, name: &str, content: Option<&str>) -> Result<(), TokenizerError> {
+        let Some(content) = content else {
+            self.special.retain(|(n, _)| n != name);
+            return Ok(());
+        };
         let token = AddedToken::from(content, true);
         if !self.get_added_vocab().iter().any(|(known, _)| known == content) {
             self.append(vec![token.clone()])?;
@@ -260,14 +264,13 @@ impl AutoTokenizer {
         Ok(())
     }
 
-    /// Adds tokens at the end of the vocabulary and returns how many of them are new. (SP-03)
+    /// Adds tokens at the end of the vocabulary. Gives how many were added or got other matching rules; those already
+    /// added stay. (SP-03)
     ///
     /// # Errors
     /// [`TokenizerError::Failed`] when a token cannot be added.
     pub fn add_tokens(&mut self, tokens: Vec<AddedToken>) -> Result<usize, TokenizerError> {
-        let before = self.len();
-        self.append(tokens)?;
-        Ok(self.len() - before)
+        self.append(tokens)
     }
 
     /// Named special tokens as (name, token). (SP-01)

@@ -13,6 +13,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod families;
 pub mod source;
 pub mod weights;
 

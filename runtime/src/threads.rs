@@ -207,7 +207,9 @@ mod tests {
             let payload = run.unwrap_err();
             assert_eq!(payload.downcast_ref::<String>(), Some(&format!("thread {culprit} fails")));
             let count = AtomicUsize::new(0);
-            pool.run(|_| drop(count.fetch_add(1, Ordering::Relaxed)));
+            pool.run(|_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
             assert_eq!(count.into_inner(), 3);
         }
     }

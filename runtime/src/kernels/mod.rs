@@ -11,6 +11,7 @@
 //! whoever fills them (compiled code, after the program's checks) keeps the sizes within the buffers.
 #![allow(unsafe_code, reason = "raw operands from compiled code, and CPU intrinsics")]
 
+mod attention;
 mod dot;
 mod gemm;
 mod isa;
@@ -25,6 +26,7 @@ mod x86;
 #[cfg(test)]
 mod tests;
 
+pub use attention::{AttentionArgs, attention_packed};
 pub use dot::{DotArgs, dot_f32};
 pub use gemm::{Epilogue, GemmArgs, gemm_panels};
 pub use isa::{Isa, IsaError, select};

@@ -2,7 +2,7 @@
 //!
 //! The polynomials are minimax fits (Remez exchange) on the ranges named beside them. Largest errors against f64, in
 //! units in the last place of the exact result, over every 997th float (the test `vector_math_is_accurate` holds these as
-//! bounds): exp2 1.0, exp 1.0, erf 1.5, tanh 2.0.
+//! bounds): exp2 1.0, exp 1.1, erf 1.5, tanh 2.0.
 
 use super::isa::Isa;
 use super::simd::{Kernel, LANES, Simd};

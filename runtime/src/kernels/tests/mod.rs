@@ -1,6 +1,7 @@
 //! The kernels against f64 references, against each other on every instruction set of this CPU, and against
 //! themselves in other batches and on other numbers of threads.
 
+mod attention;
 mod dot;
 mod gemm;
 mod vmath;

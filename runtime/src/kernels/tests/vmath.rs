@@ -47,12 +47,16 @@ fn worst(found: &[f32], xs: &[f32], exact: impl Fn(f64) -> f64) -> (f64, f32) {
     let mut worst = (0.0, 0.0);
     for (&y, &x) in found.iter().zip(xs) {
         let value = exact(f64::from(x));
-        let near = (value.abs() as f32).max(f32::MIN_POSITIVE);
-        let ulp = f64::from(f32::from_bits(near.to_bits() & 0x7F80_0000)) / f64::from(1 << 23);
-        let error =
-            if value as f32 == y { (f64::from(y) - value).abs().min(ulp / 2.0) } else { (f64::from(y) - value).abs() }
-                / ulp;
-        if !(error <= worst.0) {
+        let nearest = value as f32;
+        if nearest.is_infinite() {
+            assert_eq!(y, nearest, "at {x:e}");
+            continue;
+        }
+        let binade = nearest.abs().max(f32::MIN_POSITIVE).to_bits() & 0x7F80_0000;
+        let ulp = f64::from(f32::from_bits(binade)) / f64::from(1 << 23);
+        let error = (f64::from(y) - value).abs() / ulp;
+        assert!(error.is_finite(), "{y} at {x:e}");
+        if error > worst.0 {
             worst = (error, x);
         }
     }
@@ -96,7 +100,7 @@ fn check<F: Function>(name: &str, function: F, xs: &[f32], bound: f64, exact: im
 #[test]
 fn vector_math_is_accurate() {
     check("exp2", Exp2, &sweep(155.0), 1.0, f64::exp2);
-    check("exp", Exp, &sweep(106.0), 1.0, f64::exp);
+    check("exp", Exp, &sweep(106.0), 1.1, f64::exp);
     check("erf", vmath::Erf, &sweep(8.0), 1.5, erf);
     check("tanh", Tanh, &sweep(20.0), 2.0, f64::tanh);
 }

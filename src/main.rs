@@ -1,2 +1,5 @@
 //! The `lith` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    lith::cli::main()
+}

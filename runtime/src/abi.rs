@@ -5,8 +5,9 @@
 use crate::kernels::{AttentionArgs, DotArgs, GemmArgs};
 use crate::threads::Barrier;
 
-/// What a call of an entry point runs on. One for each call, shared by all threads.
+/// What a call of an entry point runs on; the threads of a call have equal ones.
 #[repr(C)]
+#[derive(Clone, Copy, Debug)]
 pub struct Context {
     /// The runtime's functions.
     pub table: *const Table,

@@ -1,1 +1,12 @@
-//! Being built.
+//! Lith's runtime: opens artifacts, runs compiled programs on all threads, tokenizes, and answers tasks. It reaches no
+//! compiler: everything an executable holds is here.
+
+pub mod abi;
+pub mod artifact;
+pub mod kernels;
+pub mod manifest;
+pub mod pipelines;
+pub mod program;
+pub mod tensor;
+pub mod threads;
+pub mod tokenizer;

@@ -69,6 +69,19 @@ impl Drop for Arena {
     }
 }
 
+/// The context of a call before a team gives it its barrier.
+struct Call(Context);
+
+// SAFETY: threads read the pointers only, as a shared reference to each of the buffers; how they write through them is
+// the contract of `EntryFn`.
+unsafe impl Sync for Call {}
+
+impl Call {
+    fn at(&self, barrier: *const Barrier) -> Context {
+        Context { barrier, ..self.0 }
+    }
+}
+
 /// The dims table of one set of shapes.
 type Dims = Arc<Vec<i64>>;
 
@@ -120,10 +133,6 @@ impl Program {
             gemm_panels: kernels::gemm_panels,
             dot_f32: kernels::dot_f32,
             attention_packed: kernels::attention_packed,
-        };
-        let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-            n => n,
         };
         Ok(Program {
             artifact,
@@ -215,24 +224,23 @@ impl Program {
         let code: *const u8 = &self.artifact.code()[entry.code as usize];
         // SAFETY: the text section holds an `EntryFn` at this offset.
         let function: EntryFn = unsafe { std::mem::transmute(code) };
-        let (table, pool) = (&self.table, &self.pool);
-        let (weights, consts) = (self.artifact.weights().as_ptr(), self.artifact.consts().as_ptr());
-        pool.run(|barrier: &Barrier, thread, threads| {
-            let context = Context {
-                table,
-                barrier,
-                args: arg_data.as_ptr(),
-                results: result_data.as_ptr(),
-                weights,
-                consts,
-                states: state_data.as_ptr(),
-                arena: arena.data.as_ptr(),
-                dims: dims.as_ptr(),
-            };
+        let call = Call(Context {
+            table: &self.table,
+            barrier: std::ptr::null(),
+            args: arg_data.as_ptr(),
+            results: result_data.as_ptr(),
+            weights: self.artifact.weights().as_ptr(),
+            consts: self.artifact.consts().as_ptr(),
+            states: state_data.as_ptr(),
+            arena: arena.data.as_ptr(),
+            dims: dims.as_ptr(),
+        });
+        self.pool.run(|team| {
+            let context = call.at(team.barrier);
             // SAFETY: the arguments have the dtypes and shapes that the entry point was compiled for, offsets ascend
             // within the tokens, results and arena have the sizes that the dims table tells, and all of them outlive
             // the call. The code writes results, states and arena only, each byte by one thread between two barriers.
-            unsafe { function(&context, thread as i64, threads as i64) }
+            unsafe { function(&context, team.thread as i64, team.threads as i64) }
         });
         drop(states);
         lock(&self.arenas).push(arena);

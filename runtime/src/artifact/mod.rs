@@ -197,7 +197,7 @@ fn elf_section<'a>(bytes: &'a [u8], name: &str) -> Result<&'a [u8], FormatError>
     let malformed = |e: object::Error| FormatError::Malformed { what: "the ELF structure", problem: e.to_string() };
     let elf = Elf::parse(bytes).map_err(|_| FormatError::Magic)?;
     let endian = object::LittleEndian;
-    if elf.e_ident.os_abi != format::ELF_OS_ABI {
+    if elf.e_ident.os_abi.0 != format::ELF_OS_ABI {
         return Err(FormatError::Magic);
     }
     let sections = elf.sections(endian, bytes).map_err(malformed)?;

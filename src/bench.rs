@@ -1,0 +1,165 @@
+//! Measuring a program on random inputs: whole calls, from ids to output.
+
+use std::time::{Duration, Instant};
+
+use lith_runtime::program::Program;
+use lith_runtime::tensor::View;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::inspect::flops::Flops;
+
+/// Batch and length of a measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of each.
+    pub length: usize,
+}
+
+impl std::str::FromStr for Shape {
+    type Err = String;
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        let parsed = s.split_once('x').and_then(|(b, l)| Some((b.parse().ok()?, l.parse().ok()?)));
+        match parsed {
+            Some((batch @ 1..=65536, length @ 1..=1_048_576)) => Ok(Shape { batch, length }),
+            _ => Err(format!("`{s}` is no shape; expected BATCHxLENGTH, as 8x128")),
+        }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.batch, self.length)
+    }
+}
+
+/// What was measured for one shape.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measurement {
+    /// Batch and length.
+    pub shape: String,
+    /// Threads used.
+    pub threads: usize,
+    /// Median of the calls in milliseconds.
+    pub median_ms: f64,
+    /// Tokens in a second.
+    pub tokens_per_s: f64,
+    /// Matrix-product and attention operations in a second, in units of 10^9.
+    pub gflops_per_s: f64,
+}
+
+/// A small generator of random ids (xorshift64*, Vigna 2016); measurements need no better one.
+pub struct Random(u64);
+
+impl Random {
+    /// A generator of this seed.
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    /// A number below `bound` (at least 1).
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound.max(1)
+    }
+}
+
+/// Random token sequences of these lengths, one after the other, as the entry point `forward` takes them.
+pub struct RandomTokens {
+    ids: Vec<i32>,
+    types: Vec<i32>,
+    offsets: Vec<i32>,
+}
+
+impl RandomTokens {
+    /// Ids below `vocab`.
+    pub fn new(lengths: &[usize], vocab: usize, random: &mut Random) -> RandomTokens {
+        let tokens: usize = lengths.iter().sum();
+        let mut offsets = vec![0i32];
+        offsets.extend(lengths.iter().scan(0i32, |end, &l| {
+            *end = end.saturating_add(i32::try_from(l).unwrap_or(i32::MAX));
+            Some(*end)
+        }));
+        let ids = (0..tokens).map(|_| random.below(vocab as u64) as i32).collect();
+        RandomTokens { ids, types: vec![0; tokens], offsets }
+    }
+
+    /// Calls `run` with the arguments of an entry point by name.
+    ///
+    /// # Errors
+    /// When the entry point takes something that is no token input.
+    pub fn with_args<T>(
+        &self,
+        program: &Program,
+        entry: &str,
+        run: impl FnOnce(&[(&str, View<'_>)]) -> Result<T>,
+    ) -> Result<T> {
+        let (tokens, bounds) = ([self.ids.len()], [self.offsets.len()]);
+        let manifest = program.manifest();
+        let found = manifest.entry(entry).ok_or_else(|| Error::input(format!("no entry point `{entry}`")))?;
+        let mut args = Vec::new();
+        for arg in &found.args {
+            args.push((
+                arg.name.as_str(),
+                match arg.name.as_str() {
+                    "input_ids" => View::i32(&tokens, &self.ids),
+                    "token_type_ids" => View::i32(&tokens, &self.types),
+                    "offsets" => View::i32(&bounds, &self.offsets),
+                    other => return Err(Error::input(format!("`{entry}` takes `{other}`, which is no token input"))),
+                },
+            ));
+        }
+        run(&args)
+    }
+}
+
+/// Measures calls of `forward` on random ids: after three calls to warm up, at least five and at most two hundred calls
+/// in about three seconds; the median counts.
+///
+/// # Errors
+/// When the program cannot be called.
+pub fn measure(program: &Program, shape: Shape, vocab: usize, flops: &Flops) -> Result<Measurement> {
+    const BUDGET: Duration = Duration::from_secs(3);
+    let lengths = vec![shape.length; shape.batch];
+    let input = RandomTokens::new(&lengths, vocab, &mut Random::new(0));
+    let mut times = Vec::new();
+    input.with_args(program, "forward", |args| {
+        for _ in 0..3 {
+            program.run("forward", args).map_err(Error::input)?;
+        }
+        let start = Instant::now();
+        while times.len() < 5 || (start.elapsed() < BUDGET && times.len() < 200) {
+            let call = Instant::now();
+            program.run("forward", args).map_err(Error::input)?;
+            times.push(call.elapsed().as_secs_f64());
+        }
+        Ok(())
+    })?;
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    let operations = flops.at(shape.batch as i64, shape.length as i64).unwrap_or(0);
+    Ok(Measurement {
+        shape: shape.to_string(),
+        threads: program.threads(),
+        median_ms: median * 1e3,
+        tokens_per_s: (shape.batch * shape.length) as f64 / median,
+        gflops_per_s: operations as f64 / median / 1e9,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_parse() {
+        assert_eq!("8x128".parse(), Ok(Shape { batch: 8, length: 128 }));
+        for bad in ["", "8", "x", "0x4", "8x0", "8x-1", "8xx2", "99999999x1"] {
+            assert!(bad.parse::<Shape>().is_err(), "{bad}");
+        }
+    }
+}

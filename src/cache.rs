@@ -1,0 +1,149 @@
+//! The folder of compiled artifacts, keyed by content: what the model's files hold, how they are compiled, by which
+//! version, for which processor.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// A cache folder.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+/// Known hashes of files, by path, size and time of change, so that gigabytes of weights are read once.
+type Memo = BTreeMap<String, String>;
+
+impl Cache {
+    /// The cache in this folder, made when it is not there.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or written.
+    pub fn at(folder: PathBuf) -> Result<Cache> {
+        fs::create_dir_all(&folder).map_err(|e| unwritable(&folder, e))?;
+        let probe = tempfile::Builder::new().prefix(".probe").tempfile_in(&folder);
+        probe.map_err(|e| unwritable(&folder, e))?;
+        Ok(Cache { folder })
+    }
+
+    /// The user's cache.
+    ///
+    /// # Errors
+    /// When no variable names a place for it, or it cannot be written.
+    pub fn open() -> Result<Cache> {
+        let folder = crate::env::cache_folder().ok_or_else(|| {
+            Error::input(format!("no cache folder: set {} or HOME", crate::env::CACHE))
+        })?;
+        Cache::at(folder)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Path of the artifact made of these files with these settings; it need not exist yet.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn artifact(&self, files: &[PathBuf], settings: &[&str]) -> Result<PathBuf> {
+        let memo_path = self.folder.join("hashes.json");
+        let mut memo: Memo = fs::read(&memo_path).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+        let mut hash = Sha256::new();
+        for setting in [env!("CARGO_PKG_VERSION")].iter().chain(settings) {
+            hash.update((setting.len() as u64).to_le_bytes());
+            hash.update(setting.as_bytes());
+        }
+        let mut learned = false;
+        for file in files {
+            let stamp = stamp(file).map_err(|e| Error::io(file, e))?;
+            let content = match memo.get(&stamp) {
+                Some(known) => known.clone(),
+                None => {
+                    let found = hash_file(file).map_err(|e| Error::io(file, e))?;
+                    memo.insert(stamp, found.clone());
+                    learned = true;
+                    found
+                }
+            };
+            hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+            hash.update([0]);
+            hash.update(content.as_bytes());
+        }
+        if learned {
+            // A memo that cannot be kept costs time, nothing else.
+            let _ = serde_json::to_vec(&memo).map(|b| write_atomic(&memo_path, &b));
+        }
+        Ok(self.folder.join(format!("{}.lith", &hex(&hash.finalize())[..32])))
+    }
+}
+
+fn unwritable(folder: &Path, e: io::Error) -> Error {
+    let problem = format!("cache folder {}: {e}; name another with {}", folder.display(), crate::env::CACHE);
+    Error::input(problem)
+}
+
+fn stamp(file: &Path) -> io::Result<String> {
+    let path = fs::canonicalize(file)?;
+    let meta = fs::metadata(&path)?;
+    let changed = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    Ok(format!("{}|{}|{changed}", path.display(), meta.len()))
+}
+
+fn hash_file(file: &Path) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    io::copy(&mut File::open(file)?, &mut hash)?;
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Writes a file under a temporary name beside it, then renames it, so that no reader sees a part of it.
+///
+/// # Errors
+/// When it cannot be written; the temporary file is then gone.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".lith").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path).map(|_| ()).map_err(|e| e.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_follows_content_and_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path().join("cache")).unwrap();
+        let file = folder.path().join("model.safetensors");
+        fs::write(&file, b"one").unwrap();
+        let files = [file.clone()];
+        let first = cache.artifact(&files, &["native"]).unwrap();
+        assert_eq!(first, cache.artifact(&files, &["native"]).unwrap());
+        assert_ne!(first, cache.artifact(&files, &["x86-64-v2"]).unwrap());
+        fs::write(&file, b"three").unwrap();
+        assert_ne!(first, cache.artifact(&files, &["native"]).unwrap());
+        fs::write(&file, b"one").unwrap();
+        assert_eq!(first, cache.artifact(&files, &["native"]).unwrap());
+    }
+
+    #[test]
+    fn a_file_in_the_way_of_the_folder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("taken");
+        fs::write(&file, b"").unwrap();
+        let error = Cache::at(file.clone()).unwrap_err();
+        assert_eq!(error.blame(), crate::error::Blame::Input);
+        assert!(error.to_string().contains("taken"));
+    }
+}

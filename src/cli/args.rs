@@ -1,0 +1,227 @@
+//! The command line: what `lith` takes. Names are Transformers' with dashes where Transformers has them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// An ahead-of-time compiler for transformer models: a checkpoint goes in, one file that answers comes out.
+#[derive(Debug, Parser)]
+#[command(name = "lith", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compile a model to an executable or an artifact
+    Compile(Compile),
+    /// Run a model, an artifact or an executable on inputs
+    #[command(disable_help_flag = true)]
+    Run(Run),
+    /// Show what a model or an artifact is made of
+    Inspect(Inspect),
+    /// Check an artifact against the reference interpreter on random inputs
+    Verify(Verify),
+    /// Show the tokens of a text
+    Tokenize(Tokenize),
+    /// Measure an artifact on random inputs
+    Bench(Bench),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Where a model comes from and how it is read.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Model options")]
+pub struct ModelArgs {
+    /// Task, such as text-classification; else the one of the checkpoint's architecture
+    #[arg(long)]
+    pub task: Option<String>,
+    /// Branch, tag or commit of a hub repository
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// Folder inside the repository or directory
+    #[arg(long)]
+    pub subfolder: Option<String>,
+    /// Weight file variant, such as fp16
+    #[arg(long)]
+    pub variant: Option<String>,
+    /// Hub cache folder
+    #[arg(long)]
+    pub cache_dir: Option<PathBuf>,
+    /// Hub access token
+    #[arg(long)]
+    pub token: Option<String>,
+    /// Use the hub cache only; open no connection
+    #[arg(long)]
+    pub local_files_only: bool,
+    /// Download again what the hub cache has
+    #[arg(long)]
+    pub force_download: bool,
+    /// Override a field of the configuration; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Weight storage: float32, or float16 or bfloat16 with computation in float32
+    #[arg(long, default_value = "float32")]
+    pub dtype: String,
+    /// Processor: native, x86-64-v2, x86-64-v3 or x86-64-v4
+    #[arg(long, default_value = "native")]
+    pub target: String,
+    /// Tensors of the checkpoint that the model does not use are an error
+    #[arg(long)]
+    pub strict: bool,
+    /// Initialise a head that the checkpoint lacks, instead of refusing
+    #[arg(long)]
+    pub fresh_head: bool,
+    /// Re-initialise tensors whose shape differs, instead of refusing
+    #[arg(long)]
+    pub ignore_mismatched_sizes: bool,
+}
+
+/// What compilation writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Emit {
+    /// An executable that takes inputs and prints answers
+    Exe,
+    /// A .lith file for `lith run`
+    Artifact,
+    /// The graph in text form
+    Ir,
+    /// Kernels and memory plan
+    Kernels,
+    /// Cranelift's intermediate form
+    Clif,
+    /// Machine code, disassembled
+    Asm,
+}
+
+/// Arguments of `compile`.
+#[derive(Debug, Args)]
+pub struct Compile {
+    /// Directory, hub id, or the name of a bundled model
+    pub model: String,
+    /// Output file; `-` prints text forms [default: named after the model]
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// What to write
+    #[arg(long, value_enum, default_value = "exe")]
+    pub emit: Emit,
+    /// Stop after this stage (with --emit ir): trace, canonicalize, outline, legalize
+    #[arg(long, value_name = "STAGE")]
+    pub stop_after: Option<String>,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Where the model comes from and how it is read
+    #[command(flatten)]
+    pub from: ModelArgs,
+}
+
+/// Arguments of `run`, before the task is known.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Model, inputs and arguments; see `lith run --help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub rest: Vec<String>,
+}
+
+/// Forms of `inspect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Counts and structure
+    Summary,
+    /// The graph in text form
+    Text,
+    /// Graphviz source
+    Dot,
+    /// Counts and structure as JSON
+    Json,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Model, artifact or executable
+    pub model: String,
+    /// Form
+    #[arg(long, value_enum, default_value = "summary")]
+    pub format: Format,
+    /// List the kernels
+    #[arg(long)]
+    pub kernels: bool,
+    /// Show the memory plan and its peak
+    #[arg(long)]
+    pub memory: bool,
+    /// Count operations and memory for this batch and length
+    #[arg(long, default_value = "1x128", value_name = "BATCHxLENGTH")]
+    pub shape: String,
+    /// Where the model comes from and how it is read
+    #[command(flatten)]
+    pub from: ModelArgs,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Artifact or executable
+    pub artifact: PathBuf,
+    /// Number of random batches
+    #[arg(long, default_value_t = 3)]
+    pub batches: usize,
+    /// Seed of the random inputs
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Largest difference allowed, relative to the largest magnitude of each result [default: 1e-4, 16-bit weights 1e-4 of the rounded weights]
+    #[arg(long, default_value_t = 1e-4)]
+    pub tolerance: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `tokenize`.
+#[derive(Debug, Args)]
+pub struct Tokenize {
+    /// Model, artifact or executable
+    pub model: String,
+    /// The text
+    pub text: String,
+    /// A second text, for pairs
+    pub pair: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Do not add special tokens
+    #[arg(long)]
+    pub no_special_tokens: bool,
+    /// Where the model comes from and how it is read
+    #[command(flatten)]
+    pub from: ModelArgs,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Artifact, executable or model
+    pub artifact: String,
+    /// Batch and length; may be repeated
+    #[arg(long = "shape", value_name = "BATCHxLENGTH", default_value = "8x128")]
+    pub shapes: Vec<String>,
+    /// Threads [default: all cores]
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print one JSON line for each shape
+    #[arg(long)]
+    pub json: bool,
+    /// Where the model comes from and how it is read
+    #[command(flatten)]
+    pub from: ModelArgs,
+}

@@ -1,0 +1,90 @@
+//! Executables: the runner with an artifact behind it in the same file. No linker is needed.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use lith_runtime::artifact::format::{Footer, PAGE};
+
+use crate::error::{Error, Result};
+
+const RUNNER_NAME: &str = "lith-runner";
+
+/// The runner: the one the environment names, else the one beside the running program, else one folder up (where
+/// Cargo puts binaries for its tests).
+///
+/// # Errors
+/// When there is none.
+pub fn find_runner() -> Result<PathBuf> {
+    if let Some(path) = crate::env::runner() {
+        return Ok(path);
+    }
+    let exe = std::env::current_exe().map_err(Error::failure)?;
+    let name = format!("{RUNNER_NAME}{}", std::env::consts::EXE_SUFFIX);
+    let folders = exe.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join(&name)).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        Error::failure(format!(
+            "no `{RUNNER_NAME}` beside {}: install both (cargo install), or name it with {}",
+            exe.display(),
+            crate::env::RUNNER
+        ))
+    })
+}
+
+/// Writes an executable of the runner and the artifact, under a temporary name that is then renamed.
+///
+/// # Errors
+/// When one of the files cannot be read or the executable cannot be written; nothing is then left of it.
+pub fn write_executable(runner: &Path, artifact: &Path, output: &Path) -> Result<()> {
+    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |e: io::Error| Error::failure(format!("{}: {e}", output.display()));
+    let mut file = tempfile::Builder::new().prefix(".lith").tempfile_in(folder).map_err(failed)?;
+    let mut append = |path: &Path| -> Result<u64> {
+        let mut source = File::open(path).map_err(|e| Error::io(path, e))?;
+        io::copy(&mut source, file.as_file_mut()).map_err(failed)
+    };
+    let runner_size = append(runner)?;
+    let offset = runner_size.next_multiple_of(PAGE);
+    file.as_file_mut().seek(SeekFrom::Start(offset)).map_err(failed)?;
+    let mut source = File::open(artifact).map_err(|e| Error::io(artifact, e))?;
+    let size = io::copy(&mut source, file.as_file_mut()).map_err(failed)?;
+    file.write_all(&Footer { offset, size }.encode()).map_err(failed)?;
+    make_executable(file.as_file()).map_err(failed)?;
+    file.persist(output).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
+#[cfg(unix)]
+fn make_executable(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(std::fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(not(unix))]
+fn make_executable(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether a file is an artifact or carries one, by its first and last bytes.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn holds_artifact(path: &Path) -> io::Result<bool> {
+    use lith_runtime::artifact::format::{ELF_OS_ABI, FOOTER_BYTES};
+    let mut file = File::open(path)?;
+    let mut ident = [0; 8];
+    let size = file.metadata()?.len();
+    if size < FOOTER_BYTES as u64 {
+        return Ok(false);
+    }
+    file.read_exact(&mut ident)?;
+    if ident[..4] == *b"\x7fELF" && ident[7] == ELF_OS_ABI {
+        return Ok(true);
+    }
+    let mut tail = [0; FOOTER_BYTES];
+    file.seek(SeekFrom::End(-(FOOTER_BYTES as i64)))?;
+    file.read_exact(&mut tail)?;
+    // A damaged footer still says that the file was made by Lith: opening it then tells what is wrong.
+    Ok(!matches!(Footer::decode(&tail, size), Ok(None)))
+}

@@ -81,6 +81,32 @@ impl DType {
         }
     }
 
+    /// `value` rounded once, to nearest with ties to even, to a floating-point type; beyond its range infinity. Integer
+    /// types and `bool` leave it alone.
+    pub fn round(self, value: f64) -> f64 {
+        match self {
+            DType::F64 => value,
+            DType::F32 => value as f32 as f64,
+            DType::F16 => round_to(value, 10, -14, 65504.0),
+            DType::Bf16 => round_to(value, 7, -126, f32::from_bits(0x7f7f_0000) as f64),
+            _ => value,
+        }
+    }
+
+    /// `value` modulo the range of an integer type, as two's complement; `bool` keeps the lowest bit. Floating-point
+    /// types leave it alone.
+    pub const fn wrap(self, value: i64) -> i64 {
+        match self {
+            DType::I32 => value as i32 as i64,
+            DType::I16 => value as i16 as i64,
+            DType::I8 => value as i8 as i64,
+            DType::U32 => value as u32 as i64,
+            DType::U8 => value as u8 as i64,
+            DType::Bool => value & 1,
+            DType::I64 | DType::F64 | DType::F32 | DType::F16 | DType::Bf16 => value,
+        }
+    }
+
     /// The name used in the text form and in messages.
     pub const fn name(self) -> &'static str {
         match self {
@@ -99,6 +125,19 @@ impl DType {
     }
 }
 
+/// Nearest value of a binary format with `mantissa` stored bits and least normal exponent `min_exponent`.
+fn round_to(value: f64, mantissa: i32, min_exponent: i32, max: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let exponent = ((value.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+    let unit = exponent.max(min_exponent) - mantissa;
+    // Powers of two: both scalings are exact.
+    let power = |e: i32| f64::from_bits(((e + 1023) as u64) << 52);
+    let rounded = (value * power(-unit)).round_ties_even() * power(unit);
+    if rounded.abs() > max { f64::INFINITY.copysign(value) } else { rounded }
+}
+
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -114,5 +153,44 @@ impl FromStr for DType {
     type Err = UnknownDType;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         DType::ALL.into_iter().find(|d| d.name() == s).ok_or_else(|| UnknownDType(s.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_agrees_with_the_formats_themselves() {
+        for bits in 0..=u16::MAX {
+            for (dtype, value) in
+                [(DType::F16, half::f16::from_bits(bits).to_f64()), (DType::Bf16, half::bf16::from_bits(bits).to_f64())]
+            {
+                assert!(dtype.round(value) == value || value.is_nan(), "{dtype} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even_in_one_step() {
+        let ulp = 2f64.powi(-10);
+        assert_eq!(DType::F16.round(1.0 + ulp / 2.0), 1.0);
+        assert_eq!(DType::F16.round(1.0 + ulp * 1.5), 1.0 + 2.0 * ulp);
+        // A hair above the tie, lost when the way leads through `f32`.
+        assert_eq!(DType::F16.round(1.0 + ulp / 2.0 + 2f64.powi(-40)), 1.0 + ulp);
+        assert_eq!(DType::F16.round(65519.9), 65504.0);
+        assert_eq!(DType::F16.round(-65520.0), f64::NEG_INFINITY);
+        assert_eq!(DType::F16.round(2f64.powi(-25)), 0.0);
+        assert_eq!(DType::F16.round(2f64.powi(-25) * 1.5), 2f64.powi(-24));
+        assert_eq!(DType::Bf16.round(3.3962e38), f64::INFINITY);
+        assert_eq!(DType::Bf16.round(2f64.powi(-133) * 0.75), 2f64.powi(-133));
+        assert_eq!(DType::Bf16.round(f64::MIN_POSITIVE / 4.0), 0.0);
+    }
+
+    #[test]
+    fn wrapping() {
+        assert_eq!(DType::I8.wrap(200), -56);
+        assert_eq!(DType::U32.wrap(-1), u32::MAX as i64);
+        assert_eq!(DType::Bool.wrap(3), 1);
     }
 }

@@ -207,6 +207,14 @@ impl Graph {
         self.results.push((name.into(), value));
     }
 
+    /// Lets result `index` be another value.
+    ///
+    /// # Panics
+    /// When there is no such result.
+    pub fn set_result(&mut self, index: usize, value: Value) {
+        self.results[index].1 = value;
+    }
+
     /// The arguments by index.
     pub fn args(&self) -> Vec<NodeId> {
         let by_index: BTreeMap<usize, NodeId> = self

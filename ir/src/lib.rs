@@ -9,10 +9,12 @@ pub mod dim;
 pub mod dtype;
 pub mod graph;
 pub mod infer;
+pub mod interp;
 pub mod op;
 pub mod plan;
 pub mod program;
 pub mod types;
+pub mod verify;
 
 pub use build::Builder;
 pub use dim::{Dim, Symbol, SymbolInfo, Symbols};
@@ -21,3 +23,4 @@ pub use graph::{Graph, GraphError, Node, NodeId, Use, Value};
 pub use op::{Activation, Arity, Binary, Class, Compare, Op, Pool, Reduction, Unary};
 pub use program::Program;
 pub use types::{Literal, Type};
+pub use verify::{VerifyError, verify};

@@ -87,8 +87,8 @@ impl Literal {
         let bytes: Vec<u8> = match dtype {
             DType::F64 => value.to_le_bytes().into(),
             DType::F32 => (value as f32).to_le_bytes().into(),
-            DType::F16 => half::f16::from_f64(value).to_le_bytes().into(),
-            DType::Bf16 => half::bf16::from_f64(value).to_le_bytes().into(),
+            DType::F16 => half::f16::from_f64(dtype.round(value)).to_le_bytes().into(),
+            DType::Bf16 => half::bf16::from_f64(dtype.round(value)).to_le_bytes().into(),
             _ => panic!("Literal::float of {dtype}"),
         };
         Literal { dtype, shape: Vec::new(), bytes: bytes.into() }

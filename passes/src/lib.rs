@@ -1,1 +1,148 @@
-//! Being built.
+//! Graph-to-graph transformations: from the traced program to one that code generation can follow step by step. Knows
+//! the IR only: no model by name, no machine.
+//!
+//! Stages run in the order of one table, and each can be the last: see [`Stage`]. Differentiation (after canonicalize),
+//! equality saturation (after outline) and quantization (before legalize) are later stages; each will be one more row.
+#![forbid(unsafe_code)]
+
+pub mod canonicalize;
+pub mod dump;
+mod fuse;
+mod layout;
+mod legalize;
+mod memory;
+mod reads;
+mod schedule;
+
+use lith_ir::plan::Plan;
+use lith_ir::{GraphError, Program};
+
+/// A program with as much of its plan as the stages so far have made.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// The program.
+    pub program: Program,
+    /// The plan; empty before [`Stage::Fuse`], without places before [`Stage::Memory`].
+    pub plan: Plan,
+}
+
+/// Why a program has no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// A graph is broken or an op's operands do not fit it.
+    #[error("graph `{graph}`: {source}")]
+    Graph {
+        /// Name of the graph.
+        graph: String,
+        /// What is broken.
+        source: GraphError,
+    },
+    /// A call of a function that the program does not have, or with other types.
+    #[error("graph `{graph}`, node `{path}`: {problem} of function `{function}`")]
+    Call {
+        /// Name of the calling graph.
+        graph: String,
+        /// Path of the call.
+        path: String,
+        /// Name of the function.
+        function: String,
+        /// What does not fit.
+        problem: String,
+    },
+    /// A stage left something that the next cannot take: a bug of a pass.
+    #[error("graph `{graph}`: {problem}")]
+    Broken {
+        /// Name of the graph.
+        graph: String,
+        /// What was found.
+        problem: String,
+    },
+}
+
+impl PassError {
+    /// Names the graph of a graph error.
+    fn in_graph(graph: &str) -> impl Fn(GraphError) -> PassError {
+        move |source| PassError::Graph { graph: graph.into(), source }
+    }
+
+    fn broken(graph: &str, problem: impl Into<String>) -> PassError {
+        PassError::Broken { graph: graph.into(), problem: problem.into() }
+    }
+}
+
+/// The order table: name and pass of every stage.
+macro_rules! stages {
+    ($($(#[$doc:meta])* $stage:ident = $name:literal: $pass:expr;)*) => {
+        /// A stage, named by what it leaves behind.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Stage { $($(#[$doc])* $stage),* }
+
+        impl Stage {
+            /// Every stage in order.
+            pub const ALL: &'static [Stage] = &[$(Stage::$stage),*];
+
+            /// The name on the command line.
+            pub const fn name(self) -> &'static str {
+                match self { $(Stage::$stage => $name),* }
+            }
+
+            /// The stage of this name.
+            pub fn from_name(name: &str) -> Option<Stage> {
+                match name { $($name => Some(Stage::$stage),)* _ => None }
+            }
+
+            fn run(self, compiled: &mut Compiled) -> Result<(), PassError> {
+                match self { $(Stage::$stage => $pass(compiled)),* }
+            }
+        }
+    };
+}
+
+stages! {
+    /// The program as it was traced.
+    Trace = "trace": |_: &mut Compiled| Ok(());
+    /// Constants folded, common and dead nodes gone, movement of data simplified. See [`canonicalize`].
+    Canonicalize = "canonicalize": canonicalize::run;
+    /// Only ops that have a kernel; every result is a value that a kernel stores.
+    Legalize = "legalize": legalize::run;
+    /// Nodes grouped into kernels.
+    Fuse = "fuse": fuse::run;
+    /// The layouts of weights.
+    Layout = "layout": layout::run;
+    /// Kernels in an order that keeps little memory alive.
+    Schedule = "schedule": schedule::run;
+    /// A place for every stored value.
+    Memory = "memory": memory::run;
+}
+
+/// What to compile and how far.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The last stage to run; `None` runs all.
+    pub stop_after: Option<Stage>,
+}
+
+/// Takes a traced program through the stages.
+///
+/// # Errors
+/// When a graph of the program is broken. Same program, same result.
+pub fn run(program: Program, options: &Options) -> Result<Compiled, PassError> {
+    let mut compiled = Compiled { program, plan: Plan::default() };
+    for &stage in Stage::ALL {
+        stage.run(&mut compiled)?;
+        let nodes: usize = compiled.program.graphs().map(|(_, g)| g.compute_nodes()).sum();
+        tracing::debug!(stage = stage.name(), nodes, "stage done");
+        if options.stop_after == Some(stage) {
+            break;
+        }
+    }
+    Ok(compiled)
+}
+
+/// [`run`] up to and including `stage`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_until(program: Program, stage: Stage) -> Result<Compiled, PassError> {
+    run(program, &Options { stop_after: Some(stage) })
+}

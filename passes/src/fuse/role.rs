@@ -1,0 +1,123 @@
+//! What each op is to fusion, and at which index of an operand a node reads it.
+
+use lith_ir::plan::KernelKind;
+use lith_ir::{Binary, DType, Dim, Graph, NodeId, Op, Unary, Value};
+
+/// What a legal node is to fusion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A value in memory before the graph runs.
+    Memory,
+    /// Made from nothing wherever it is needed.
+    Generator,
+    /// Computes every element from the elements of its operands at the same index.
+    Elementwise,
+    /// Only says at which index of its operand an element lies.
+    Broadcast,
+    /// A reshape.
+    View,
+    /// Takes each element from a computed index of an operand.
+    Movement,
+    /// Reduces the last axis.
+    RowReduce,
+    /// Reduces other axes.
+    Reduce,
+    /// Starts a contraction.
+    Contraction,
+    /// A kernel of this kind by itself.
+    Alone(KernelKind),
+}
+
+/// The role of a node; `None` for a composite that legalization should have taken apart.
+pub(super) fn role(graph: &Graph, id: NodeId) -> Option<Role> {
+    Some(match &graph.node(id).op {
+        Op::Arg { .. } | Op::Param { .. } | Op::Const { .. } | Op::StateRead { .. } => Role::Memory,
+        Op::Iota { .. } | Op::Size { .. } => Role::Generator,
+        Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. } => {
+            Role::Elementwise
+        }
+        Op::Broadcast { .. } => Role::Broadcast,
+        Op::Reshape { shape } => match graph.operand(id, 0) {
+            Some(x) if graph.ty(x).shape == *shape => Role::Alone(KernelKind::Copy),
+            _ => Role::View,
+        },
+        Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Pad { .. } | Op::Gather { .. } => {
+            Role::Movement
+        }
+        Op::Reduce { axes, .. } => {
+            let rank = graph.operand(id, 0).map_or(0, |x| graph.ty(x).rank());
+            if axes[..] == [rank.wrapping_sub(1)] { Role::RowReduce } else { Role::Reduce }
+        }
+        Op::Dot { .. } if graph.ty(id.into()).dtype == DType::F32 => Role::Alone(KernelKind::Dot { core: id }),
+        Op::Dot { .. } | Op::CumSum { .. } | Op::SegmentIds { .. } | Op::SegmentPool { .. } => {
+            Role::Alone(KernelKind::Loop)
+        }
+        Op::Linear {} => Role::Contraction,
+        Op::PackedAttention { .. } => Role::Alone(KernelKind::Attention { core: id }),
+        Op::Call { .. } => Role::Alone(KernelKind::Call { core: id }),
+        Op::StateWrite { .. } => Role::Alone(KernelKind::Copy),
+        Op::Activation { .. } | Op::Softmax {} | Op::LayerNorm { .. } | Op::L2Norm { .. } | Op::Attention { .. } => {
+            return None;
+        }
+    })
+}
+
+/// Relative price of computing one element again instead of loading it.
+pub(super) fn cost(op: &Op) -> usize {
+    match op {
+        Op::Unary { f: Unary::Exp | Unary::Log | Unary::Sin | Unary::Cos | Unary::Tanh | Unary::Erf }
+        | Op::Binary { f: Binary::Pow | Binary::Rem } => 16,
+        Op::Unary { f: Unary::Sqrt | Unary::Rsqrt } | Op::Binary { f: Binary::Div } => 4,
+        Op::Gather { .. } => 4,
+        Op::Broadcast { .. } | Op::Reshape { .. } => 0,
+        _ => 1,
+    }
+}
+
+/// The index of an operand as axes of an index of the reader; `None` where an axis of size 1 has index 0 anyway.
+pub(super) type IndexMap = Vec<Option<usize>>;
+
+/// `0, 1, ..` for a shape.
+pub(super) fn identity(shape: &[Dim]) -> IndexMap {
+    shape.iter().enumerate().map(|(i, d)| (d.as_const() != Some(1)).then_some(i)).collect()
+}
+
+/// At which index of operand `position` a node at some index reads: one picked from the axes of that index, else `None`.
+pub(super) fn operand_index(graph: &Graph, node: NodeId, position: usize, operand: Value) -> Option<IndexMap> {
+    let shape = &graph.ty(operand).shape;
+    match (&graph.node(node).op, position) {
+        (Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. }, _) => {
+            Some(identity(shape))
+        }
+        // Of the whole index space that is reduced.
+        (Op::Reduce { .. }, _) => Some(identity(shape)),
+        (Op::Broadcast { axes, .. }, _) => {
+            Some(shape.iter().zip(axes).map(|(d, &a)| (d.as_const() != Some(1)).then_some(a)).collect())
+        }
+        (Op::Gather { axis }, 1) => {
+            Some(shape.iter().enumerate().map(|(i, d)| (d.as_const() != Some(1)).then_some(axis + i)).collect())
+        }
+        (Op::Pad { .. }, 1) => Some(Vec::new()),
+        (Op::Reshape { shape: to }, _) => unit_axes(shape, to),
+        _ => None,
+    }
+}
+
+/// The index map of a reshape that only adds or drops axes of size 1.
+pub(super) fn unit_axes(from: &[Dim], to: &[Dim]) -> Option<IndexMap> {
+    let real = |shape: &[Dim]| -> Vec<usize> { (0..shape.len()).filter(|&i| shape[i].as_const() != Some(1)).collect() };
+    let (a, b) = (real(from), real(to));
+    if a.len() != b.len() || a.iter().zip(&b).any(|(&i, &j)| from[i] != to[j]) {
+        return None;
+    }
+    let mut map = vec![None; from.len()];
+    for (i, j) in a.into_iter().zip(b) {
+        map[i] = Some(j);
+    }
+    Some(map)
+}
+
+/// `outer` after `inner`: the index of what `inner` reads by the index that `outer` is over.
+pub(super) fn compose(outer: &IndexMap, inner: &IndexMap) -> IndexMap {
+    inner.iter().map(|axis| axis.and_then(|a| outer.get(a).copied().flatten())).collect()
+}

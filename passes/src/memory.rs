@@ -1,0 +1,233 @@
+//! The memory plan: a place for every stored value. One arena for each graph; its offsets and size are expressions of the
+//! symbols, so values share bytes only where that is right for every value of every symbol.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lith_ir::dim::Atom;
+use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Place};
+use lith_ir::{Dim, Graph, NodeId, Op, Program, Symbols, Value};
+
+use crate::reads::Stored;
+use crate::{Compiled, PassError};
+
+/// Offsets are multiples of this many bytes: a cache line, and the widest vector.
+pub const ALIGNMENT: i64 = 64;
+
+pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
+    let Compiled { program, plan } = compiled;
+    // Called functions first: their arenas are part of their callers'.
+    for name in callees_first(program)? {
+        let arenas: BTreeMap<&str, Dim> = plan.graphs.iter().map(|(n, p)| (n.as_str(), p.arena.clone())).collect();
+        let (Some(graph), Some(graph_plan)) = (program.graph(&name), plan.graphs.get(&name)) else {
+            return Err(PassError::broken(&name, "no kernels"));
+        };
+        let mut next = graph_plan.clone();
+        place(graph, &program.symbols, &arenas, &mut next);
+        plan.graphs.insert(name, next);
+    }
+    Ok(())
+}
+
+/// Names of all graphs, each after those it calls.
+fn callees_first(program: &Program) -> Result<Vec<String>, PassError> {
+    let mut order: Vec<String> = Vec::new();
+    let mut left: BTreeSet<&str> = program.graphs().map(|(n, _)| n).collect();
+    while !left.is_empty() {
+        let calls_left = |name: &&&str| {
+            program.graph(name).is_some_and(|g| {
+                g.petgraph().node_weights().any(|n| match &n.op {
+                    Op::Call { function, .. } => left.contains(function.as_str()),
+                    _ => false,
+                })
+            })
+        };
+        let Some(&next) = left.iter().find(|n| !calls_left(n)) else {
+            return Err(PassError::broken(left.first().unwrap_or(&""), "functions call each other"));
+        };
+        left.remove(next);
+        order.push(next.to_string());
+    }
+    Ok(order)
+}
+
+fn place(graph: &Graph, symbols: &Symbols, arenas: &BTreeMap<&str, Dim>, plan: &mut GraphPlan) {
+    let stored = Stored::new(graph, &plan.kernels);
+    let mut places = BTreeMap::new();
+    for (i, (_, value)) in graph.results().iter().enumerate() {
+        places.insert(stored.root(*value), Place::Result(i));
+    }
+    let inside: BTreeSet<NodeId> = plan.kernels.iter().flat_map(|k| &k.nodes).copied().collect();
+    for id in graph.petgraph().node_indices() {
+        let place = match &graph.node(id).op {
+            Op::Arg { index, .. } => Place::Arg(*index),
+            Op::Param { name, .. } => Place::Param(name.clone()),
+            Op::Const { .. } => Place::Const,
+            Op::StateRead { name, .. } | Op::StateWrite { name } => Place::State(name.clone()),
+            Op::Reshape { .. } if !stored.producer.contains_key(&id.into()) => match graph.operand(id, 0) {
+                // A reshape inside kernels may be all there is: then nothing else knows it.
+                Some(x) if !inside.contains(&id) => Place::Alias(x),
+                _ => continue,
+            },
+            _ => continue,
+        };
+        places.insert(id.into(), place);
+    }
+    let mut blocks: Vec<Block> = stored
+        .producer
+        .keys()
+        .filter(|v| !places.contains_key(v))
+        .map(|&v| Block {
+            what: What::Value(v),
+            bytes: graph.ty(v).bytes(),
+            live: live_range(v, &stored, &plan.kernels),
+        })
+        .collect();
+    for (i, kernel) in plan.kernels.iter().enumerate() {
+        if let (KernelKind::Call { core }, Op::Call { function, .. }) = (&kernel.kind, &graph.node(kernel.nodes[0]).op)
+        {
+            let bytes = arenas.get(function.as_str()).cloned().unwrap_or_default();
+            blocks.push(Block { what: What::Arena(*core), bytes, live: (i, i) });
+        }
+    }
+    let in_place = |a: &Block, b: &Block| shares(graph, &stored, &plan.kernels, a, b);
+    let (offsets, arena) = pack(&blocks, symbols, &in_place);
+    let mut call_arenas = BTreeMap::new();
+    for (block, offset) in blocks.iter().zip(offsets) {
+        match block.what {
+            What::Value(v) => drop(places.insert(v, Place::Arena(offset))),
+            What::Arena(call) => drop(call_arenas.insert(call, offset)),
+        }
+    }
+    (plan.places, plan.arena, plan.call_arenas) = (places, arena, call_arenas);
+}
+
+/// Something that needs bytes of the arena.
+struct Block {
+    what: What,
+    bytes: Dim,
+    /// First and last kernel that need it.
+    live: (usize, usize),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// A stored value.
+    Value(Value),
+    /// The arena of what this node calls.
+    Arena(NodeId),
+}
+
+/// From the kernel that stores a value to the last that reads it.
+pub(crate) fn live_range(value: Value, stored: &Stored<'_>, kernels: &[Kernel]) -> (usize, usize) {
+    let first = stored.producer.get(&value).copied().unwrap_or(0);
+    let last = (first..kernels.len()).rev().find(|&k| stored.reads(&kernels[k]).contains(&value)).unwrap_or(first);
+    (first, last)
+}
+
+/// Whether one of two values may take the very bytes of the other although both are needed by one kernel: the kernel
+/// that reads one last stores the other, element by element at the index it reads.
+fn shares(graph: &Graph, stored: &Stored<'_>, kernels: &[Kernel], a: &Block, b: &Block) -> bool {
+    let (What::Value(v), What::Value(w)) = (a.what, b.what) else { return false };
+    let (old, new, at) = match (a.live.1 == b.live.0, b.live.1 == a.live.0) {
+        (true, false) => (v, w, b.live.0),
+        (false, true) => (w, v, a.live.0),
+        _ => return false,
+    };
+    let kernel = &kernels[at];
+    // Walks from the output along elementwise nodes, which are at its index; what reads `old`, or one of them,
+    // outside that walk reads at another.
+    let mut walked = BTreeSet::new();
+    let mut stack = vec![new.node];
+    while let Some(n) = stack.pop() {
+        let elementwise = matches!(
+            graph.node(n).op,
+            Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. }
+        );
+        if elementwise && kernel.nodes.contains(&n) && walked.insert(n) {
+            stack.extend(graph.inputs(n).into_iter().map(|v| v.node));
+        }
+    }
+    let elsewhere = |x: Value| walked.contains(&x.node) || stored.root(x) == old;
+    let at_the_index = |n: &NodeId| walked.contains(n) || !graph.inputs(*n).into_iter().any(elsewhere);
+    kernel.kind == KernelKind::Loop
+        && kernel.outputs == [new]
+        && kernel.nodes.iter().all(|n| !matches!(graph.node(*n).op, Op::Reduce { .. }) && at_the_index(n))
+        && graph.ty(old).elements() == graph.ty(new).elements()
+        && graph.ty(old).dtype.size() == graph.ty(new).dtype.size()
+}
+
+/// Offsets for all blocks and the size of the arena. Large blocks first, each at the lowest offset that is provably free.
+fn pack(blocks: &[Block], symbols: &Symbols, in_place: &dyn Fn(&Block, &Block) -> bool) -> (Vec<Dim>, Dim) {
+    let sizes: Vec<Dim> = blocks.iter().map(|b| b.bytes.align_up(ALIGNMENT)).collect();
+    let mut order: Vec<usize> = (0..blocks.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(typical_bytes(&sizes[i], symbols)), blocks[i].live, i));
+    let mut offsets: Vec<Option<Dim>> = vec![None; blocks.len()];
+    let mut end = Dim::default();
+    for i in order {
+        let others: Vec<(usize, &Dim)> = (0..blocks.len())
+            .filter_map(|j| offsets[j].as_ref().map(|o| (j, o)))
+            .filter(|&(j, _)| blocks[i].live.0 <= blocks[j].live.1 && blocks[j].live.0 <= blocks[i].live.1)
+            .collect();
+        let free = |at: &Dim| {
+            let after = at.clone() + sizes[i].clone();
+            let fits = |&(j, other): &(usize, &Dim)| {
+                provably_le(&after, other, symbols)
+                    || provably_le(&(other.clone() + sizes[j].clone()), at, symbols)
+                    || (other == at && in_place(&blocks[i], &blocks[j]))
+            };
+            // The end must stay comparable, for it is the size of the arena.
+            let bounded = provably_le(&after, &end, symbols) || provably_le(&end, &after, symbols);
+            bounded && others.iter().all(fits)
+        };
+        let mut candidates = vec![Dim::default()];
+        candidates.extend(others.iter().flat_map(|&(j, o)| [o.clone(), o.clone() + sizes[j].clone()]));
+        candidates.sort_by_key(|c| typical_bytes(c, symbols));
+        let at = candidates.into_iter().find(free).unwrap_or_else(|| end.clone());
+        let after = at.clone() + sizes[i].clone();
+        if !provably_le(&after, &end, symbols) {
+            end = after;
+        }
+        offsets[i] = Some(at);
+    }
+    (offsets.into_iter().map(Option::unwrap_or_default).collect(), end)
+}
+
+/// Whether `a <= b` for all values of the symbols. May miss some that are so.
+fn provably_le(a: &Dim, b: &Dim, symbols: &Symbols) -> bool {
+    let difference = b.clone() - a.clone();
+    difference.bounds(symbols).0 >= 0 || without_floors(&difference).bounds(symbols).0 >= 0
+}
+
+/// A polynomial that is negative wherever `d` is: `d` times a positive number, and for each `floor(x, k)` the end of
+/// `(x - k + 1) / k ..= x / k` that makes the sum smaller.
+fn without_floors(d: &Dim) -> Dim {
+    let floor = |monomial: &[Atom]| match monomial {
+        [Atom::FloorDiv(x, k)] => Some((x.clone(), *k)),
+        _ => None,
+    };
+    let divisor = d.terms().filter_map(|(m, _)| floor(m)).fold(1i64, |a, (_, k)| a.saturating_mul(k));
+    let mut sum = Dim::default();
+    for (monomial, c) in d.terms() {
+        let times = |n: i64| Dim::constant(c.saturating_mul(n));
+        sum = sum
+            + match floor(monomial) {
+                Some((x, k)) if c > 0 => (x - Dim::constant(k - 1)) * times(divisor / k),
+                Some((x, k)) => x * times(divisor / k),
+                None => monomial.iter().fold(times(divisor), |a, atom| a * atom_dim(atom)),
+            };
+    }
+    sum
+}
+
+fn atom_dim(atom: &Atom) -> Dim {
+    match atom {
+        Atom::Symbol(s) => Dim::symbol(s),
+        Atom::FloorDiv(d, k) => d.floor_div(*k),
+    }
+}
+
+/// A size at middling values of the symbols (256, within what is known of each), to compare what cannot be proved.
+pub(crate) fn typical_bytes(size: &Dim, symbols: &Symbols) -> i128 {
+    let value = |s: &lith_ir::Symbol| Some(symbols.get(s).map_or(256, |i| 256i64.clamp(i.min, i.max.max(i.min))));
+    size.eval(&value).map_or(i128::MAX >> 32, i128::from)
+}

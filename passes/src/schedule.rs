@@ -1,0 +1,59 @@
+//! The order of kernels: each after those it reads, and among those that could run the one that adds least to what is
+//! alive. State writes come last, so that every read of a state sees its old value.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lith_ir::plan::Kernel;
+use lith_ir::{Graph, Op, Symbols, Value};
+
+use crate::memory::typical_bytes;
+use crate::reads::Stored;
+use crate::{Compiled, PassError};
+
+pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
+    let Compiled { program, plan } = compiled;
+    for (name, graph_plan) in &mut plan.graphs {
+        let Some(graph) = program.graph(name) else { continue };
+        let order = order(graph, &graph_plan.kernels, &program.symbols)
+            .ok_or_else(|| PassError::broken(name, "kernels depend on each other"))?;
+        graph_plan.kernels = order.into_iter().map(|k| graph_plan.kernels[k].clone()).collect();
+    }
+    Ok(())
+}
+
+/// Indices of kernels in execution order; `None` when there is a cycle.
+fn order(graph: &Graph, kernels: &[Kernel], symbols: &Symbols) -> Option<Vec<usize>> {
+    let stored = Stored::new(graph, kernels);
+    let reads: Vec<BTreeSet<Value>> = kernels.iter().map(|k| stored.reads(k)).collect();
+    let results: BTreeSet<Value> = graph.results().iter().map(|&(_, v)| stored.root(v)).collect();
+    let writes_state = |k: &Kernel| k.nodes.iter().any(|&n| matches!(graph.node(n).op, Op::StateWrite { .. }));
+
+    // How many kernels that have not run read each value; results are never free, and cost the arena nothing.
+    let mut readers: BTreeMap<Value, usize> = BTreeMap::new();
+    for value in reads.iter().flatten() {
+        *readers.entry(*value).or_default() += 1;
+    }
+    let size = |v: &Value| if results.contains(v) { 0 } else { typical_bytes(&graph.ty(*v).bytes(), symbols) };
+    let mut left: BTreeSet<usize> = (0..kernels.len()).collect();
+    let mut done: BTreeSet<Value> = BTreeSet::new();
+    let mut order = Vec::with_capacity(kernels.len());
+    while !left.is_empty() {
+        let ready = left.iter().copied().filter(|&k| {
+            reads[k].iter().all(|v| done.contains(v))
+                && (!writes_state(&kernels[k]) || left.iter().all(|&o| writes_state(&kernels[o])))
+        });
+        let growth = |&k: &usize| {
+            let made: i128 = kernels[k].outputs.iter().map(size).sum();
+            let freed: i128 = reads[k].iter().filter(|v| readers[v] == 1).map(size).sum();
+            (made - freed, k)
+        };
+        let next = ready.min_by_key(growth)?;
+        for v in &reads[next] {
+            readers.entry(*v).and_modify(|n| *n -= 1);
+        }
+        done.extend(&kernels[next].outputs);
+        left.remove(&next);
+        order.push(next);
+    }
+    Some(order)
+}

@@ -3,8 +3,10 @@
 
 pub mod abi;
 pub mod artifact;
+pub mod command;
 pub mod kernels;
 pub mod manifest;
+pub mod model;
 pub mod pipelines;
 pub mod program;
 pub mod tensor;

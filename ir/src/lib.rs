@@ -13,6 +13,7 @@ pub mod interp;
 pub mod op;
 pub mod plan;
 pub mod program;
+pub mod testing;
 pub mod types;
 pub mod verify;
 

@@ -2,8 +2,9 @@
 
     python3 make_variants.py FIXTURES
 
-Remaking gives the same bytes but for load-pytorch-bin-legacy, whose format holds addresses. load-*: the files differ (names, containers, dtypes), the golden says what the loaded model must answer (`class` names the head that
-is to be loaded). st-*: modules.json and its folders, golden.json holds the embedding of each text.
+load-*: the files differ (names, containers, dtypes), the golden says what the loaded model must answer (`class` names the head that is
+to be loaded); refuse-*: must be refused. st-*: modules.json and its folders, golden.json holds the embedding of each text. Remaking
+gives the same bytes, but for load-pytorch-bin-legacy, whose format holds addresses.
 """
 import json
 import os
@@ -80,6 +81,14 @@ def loading(fixtures):
     write(folder, base)
     torch.save(OrderedDict((n, torch.nn.Parameter(v)) for n, v in names.items()), folder / "pytorch_model.bin")
     finish(folder, base, note="values are Parameters, not plain tensors")
+
+    # The stream asks for a function that has nothing to do with tensors (a harmless one).
+    class Call:
+        def __reduce__(self):
+            return os.getcwd, ()
+    folder = fresh(fixtures, "refuse-pytorch-bin-callable")
+    write(folder, base)
+    torch.save(OrderedDict([*names.items(), ("embeddings.extra", Call())]), folder / "pytorch_model.bin")
 
     def shards(folder, stem, save):
         order = sorted(names)

@@ -80,7 +80,7 @@ def make_tokenizer(family, fixtures):
         specials = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
         named = dict(pad_token="<pad>", unk_token="<unk>", cls_token="[CLS]", bos_token="[CLS]", sep_token="[SEP]",
                      eos_token="[SEP]", mask_token="[MASK]")
-        tok = unigram(specials, 160)
+        tok = unigram()
         tok.normalizer = normalizers.Sequence([normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), normalizers.NFKD(),
                                                normalizers.StripAccents(), normalizers.Lowercase(),
                                                normalizers.Replace(Regex(" {2,}"), " ")])
@@ -90,7 +90,7 @@ def make_tokenizer(family, fixtures):
         specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
         named = dict(bos_token="<s>", cls_token="<s>", pad_token="<pad>", eos_token="</s>", sep_token="</s>",
                      unk_token="<unk>", mask_token="<mask>")
-        tok = unigram(specials, 160)
+        tok = unigram()
         tok.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
         train_unigram(tok, specials, 160)
         template(tok, "<s> $A </s>", "<s> $A </s> </s> $B </s>", ["<s>", "</s>"])
@@ -116,7 +116,7 @@ def word_piece(specials, unk, size):
     return tok
 
 
-def unigram(specials, size):
+def unigram():
     tok = Tokenizer(models.Unigram())
     tok.pre_tokenizer = pre_tokenizers.Metaspace()
     tok.decoder = decoders.Metaspace()

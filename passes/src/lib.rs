@@ -11,6 +11,7 @@ mod fuse;
 mod layout;
 mod legalize;
 mod memory;
+mod outline;
 mod reads;
 mod schedule;
 
@@ -103,6 +104,8 @@ stages! {
     Trace = "trace": |_: &mut Compiled| Ok(());
     /// Constants folded, common and dead nodes gone, movement of data simplified. See [`canonicalize`].
     Canonicalize = "canonicalize": canonicalize::run;
+    /// Repeated blocks are functions, called once for each repetition.
+    Outline = "outline": outline::run;
     /// Only ops that have a kernel; every result is a value that a kernel stores.
     Legalize = "legalize": legalize::run;
     /// Nodes grouped into kernels.

@@ -1,0 +1,181 @@
+//! Blocks and their repetitions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lith_ir::{Class, Graph, NodeId, Op, Value};
+use petgraph::Direction;
+
+use super::{common_prefix, is_number};
+
+/// One occurrence of a block.
+pub(super) struct Instance {
+    /// For each node of the template the node that does its work here.
+    pub nodes: BTreeMap<NodeId, NodeId>,
+    /// For each value that the template takes from outside the value taken here.
+    pub inputs: BTreeMap<Value, Value>,
+}
+
+/// A block and where it occurs.
+pub(super) struct Repetition {
+    /// The value that goes from block to block, where the template takes it.
+    carried: Value,
+    /// The node whose value goes on to the next block.
+    pub output: NodeId,
+    /// The template's nodes; free ones may be missing.
+    inner: BTreeSet<NodeId>,
+    /// From first to last; the last is the template itself.
+    pub instances: Vec<Instance>,
+}
+
+/// Made anew in each function rather than handed over: constants, and what only repeats a value.
+pub(super) fn is_free(op: &Op) -> bool {
+    matches!(op, Op::Const { .. } | Op::Iota { .. } | Op::Size { .. } | Op::Broadcast { .. })
+}
+
+/// Everything reachable from `start` in a direction, itself included.
+fn reach(graph: &Graph, start: NodeId, direction: Direction) -> BTreeSet<NodeId> {
+    let mut seen = BTreeSet::from([start]);
+    let mut stack = vec![start];
+    while let Some(n) = stack.pop() {
+        stack.extend(graph.petgraph().neighbors_directed(n, direction).filter(|&m| seen.insert(m)));
+    }
+    seen
+}
+
+impl Repetition {
+    /// The block from `input` to `output` with all its repetitions one before the other; `None` when it has none.
+    pub fn between(graph: &Graph, input: NodeId, output: NodeId) -> Option<Repetition> {
+        let above = reach(graph, output, Direction::Incoming);
+        if !above.contains(&input) {
+            return None;
+        }
+        let below = reach(graph, input, Direction::Outgoing);
+        let mut inner: BTreeSet<NodeId> = above.intersection(&below).copied().filter(|&n| n != input).collect();
+        // What only the block uses belongs to it, such as a cast of one of its weights.
+        loop {
+            let only_inside = |n: &NodeId| {
+                !inner.contains(n)
+                    && !below.contains(n)
+                    && graph.node(*n).op.class() != Class::Source
+                    && !graph.results().iter().any(|(_, v)| v.node == *n)
+                    && graph.petgraph().neighbors_directed(*n, Direction::Outgoing).all(|m| inner.contains(&m))
+            };
+            let more: Vec<NodeId> = above.iter().copied().filter(only_inside).collect();
+            if more.is_empty() {
+                break;
+            }
+            inner.extend(more);
+        }
+        if inner
+            .iter()
+            .any(|&n| graph.node(n).op.class() == Class::Control && !matches!(graph.node(n).op, Op::Call { .. }))
+        {
+            return None;
+        }
+        let mut repetition = Repetition { carried: input.into(), output, inner, instances: Vec::new() };
+        let mut end = output;
+        let mut taken: BTreeSet<NodeId> = BTreeSet::new();
+        while let Some(instance) = repetition.occurrence(graph, output, end) {
+            let start = instance.inputs.get(&repetition.carried).copied();
+            taken.insert(end);
+            repetition.instances.push(instance);
+            match start {
+                Some(v) if v.result == 0 && !taken.contains(&v.node) => end = v.node,
+                _ => break,
+            }
+        }
+        repetition.instances.reverse();
+        Some(repetition)
+    }
+
+    /// The occurrence of the block that ends in `end`.
+    fn occurrence(&self, graph: &Graph, output: NodeId, end: NodeId) -> Option<Instance> {
+        let mut found = Instance { nodes: BTreeMap::new(), inputs: BTreeMap::new() };
+        let mut stack = vec![(output, end)];
+        while let Some((a, b)) = stack.pop() {
+            match found.nodes.get(&a) {
+                Some(&before) if before == b => continue,
+                Some(_) => return None,
+                None => found.nodes.insert(a, b),
+            };
+            let (at, bt) = (graph.node(a), graph.node(b));
+            if at.op != bt.op || at.types != bt.types {
+                return None;
+            }
+            let (ai, bi) = (graph.operands(a), graph.operands(b));
+            if ai.len() != bi.len() {
+                return None;
+            }
+            for pair in ai.into_iter().zip(bi) {
+                let (va, vb) = match pair {
+                    (None, None) => continue,
+                    (Some(va), Some(vb)) => (va, vb),
+                    _ => return None,
+                };
+                if self.inner.contains(&va.node) || is_free(&graph.node(va.node).op) {
+                    if va.result != vb.result {
+                        return None;
+                    }
+                    stack.push((va.node, vb.node));
+                } else {
+                    let param = |v: Value| matches!(graph.node(v.node).op, Op::Param { .. });
+                    let fits = graph.ty(va) == graph.ty(vb) && param(va) == param(vb);
+                    if !fits || *found.inputs.entry(va).or_insert(vb) != vb {
+                        return None;
+                    }
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// The nodes of the template that compute.
+    fn computing(&self, graph: &Graph) -> impl Iterator<Item = NodeId> {
+        self.inner.iter().copied().filter(|&n| !is_free(&graph.node(n).op))
+    }
+
+    /// How many nodes of the template compute.
+    pub fn compute_nodes(&self, graph: &Graph) -> usize {
+        self.computing(graph).count()
+    }
+
+    /// Whether the block ends where a layer ends: all of it has a numbered path in common, or no paths have numbers.
+    pub fn is_whole_layer(&self, graph: &Graph) -> bool {
+        let paths: Vec<_> = self.computing(graph).map(|n| graph.node(n).path.clone()).collect();
+        let numbered = |p: &str| p.split('.').any(is_number);
+        numbered(&common_prefix(paths.iter().map(|p| &**p))) || !paths.iter().any(|p| numbered(p))
+    }
+
+    /// What the template takes from outside: the carried value, then what is computed, then parameters.
+    pub fn inputs(&self, graph: &Graph) -> Vec<Value> {
+        let inputs = self.instances.iter().take(1).flat_map(|i| i.inputs.keys().copied());
+        let mut inputs: Vec<Value> = inputs.collect();
+        inputs.sort_by_key(|v| (*v != self.carried, matches!(graph.node(v.node).op, Op::Param { .. }), *v));
+        inputs
+    }
+
+    /// How many of the inputs are computed.
+    pub fn computed_inputs(&self, graph: &Graph) -> usize {
+        self.inputs(graph).iter().filter(|v| !matches!(graph.node(v.node).op, Op::Param { .. })).count()
+    }
+
+    /// The template's values that any occurrence is asked for from outside; the one that is handed on comes first.
+    pub fn outputs(&self, graph: &Graph) -> Vec<Value> {
+        let mut outputs = BTreeSet::new();
+        for instance in &self.instances {
+            let here: BTreeSet<NodeId> = instance.nodes.values().copied().collect();
+            for (&a, &b) in instance.nodes.iter().filter(|(a, _)| !is_free(&graph.node(**a).op)) {
+                for result in 0..graph.node(b).types.len() as u32 {
+                    let value = Value { node: b, result };
+                    let asked = graph.users(value).iter().any(|(user, _)| !here.contains(user))
+                        || graph.results().iter().any(|(_, v)| *v == value);
+                    if asked {
+                        outputs.insert(Value { node: a, result });
+                    }
+                }
+            }
+        }
+        outputs.remove(&self.output.into());
+        std::iter::once(self.output.into()).chain(outputs).collect()
+    }
+}

@@ -13,7 +13,7 @@ use super::isa::Isa;
 use super::scratch::with_scratch;
 use super::simd::{Kernel, LANES, Simd};
 use super::tile::TileArgs;
-use super::vmath::{LOG2_E, exp2};
+use super::vmath::{LOG2_E, exp2_of_negative};
 
 /// Arguments of [`attention_packed`]. Strides count elements.
 #[repr(C)]
@@ -74,9 +74,25 @@ pub unsafe extern "C" fn attention_packed(args: *const AttentionArgs, thread: i6
 /// As for [`attention_packed`].
 pub(crate) unsafe fn attention_on(isa: Isa, args: &AttentionArgs, thread: usize, threads: usize) {
     debug_assert!(thread < threads);
-    if args.batch > 0 && args.head_dim > 0 {
-        isa.run(Attention { args, thread, threads });
+    if args.batch <= 0 || args.head_dim <= 0 {
+        return;
     }
+    // SAFETY: `offsets` has `batch` + 1 values.
+    let offsets = unsafe { std::slice::from_raw_parts(args.offsets, args.batch as usize + 1) };
+    let longest = offsets.windows(2).map(|pair| (pair[1] - pair[0]).max(0) as usize).max().unwrap_or(0);
+    let width = (args.head_dim as usize).next_multiple_of(LANES);
+    let keys = longest.min(KEY_BLOCK).next_multiple_of(LANES);
+    let states = LONG_QUERY_BLOCK.div_ceil(SCORE_ROWS) * LANES;
+    let sizes = [keys * width, keys * width, SCORE_ROWS * keys, LONG_QUERY_BLOCK * width, 2 * states];
+    with_scratch(sizes.iter().sum(), |scratch| {
+        let (keys, scratch) = scratch.split_at_mut(sizes[0]);
+        let (values, scratch) = scratch.split_at_mut(sizes[1]);
+        let (scores, scratch) = scratch.split_at_mut(sizes[2]);
+        let (outputs, scratch) = scratch.split_at_mut(sizes[3]);
+        let (maxima, sums) = scratch.split_at_mut(states);
+        let buffers = Buffers { keys, values, scores, outputs, maxima, sums, packed: None };
+        isa.run(Attention { args, offsets, thread, threads, buffers });
+    });
 }
 
 /// Keys whose scores are held at once: 12 rows of them are 24 KB.
@@ -85,13 +101,15 @@ const KEY_BLOCK: usize = 512;
 /// small; else each task packs all keys anew and is larger.
 const QUERY_BLOCK: usize = 48;
 const LONG_QUERY_BLOCK: usize = 192;
-/// Room for the register tile of any instruction set.
-const TILE_ROWS: usize = 16;
+/// Query rows whose scores are held at once: at most a vector has lanes, so that the rows' maxima and sums are one.
+const SCORE_ROWS: usize = 12;
 
 struct Attention<'a> {
     args: &'a AttentionArgs,
+    offsets: &'a [i32],
     thread: usize,
     threads: usize,
+    buffers: Buffers<'a>,
 }
 
 /// A block of query rows of one head of one sequence.
@@ -123,64 +141,48 @@ struct Buffers<'a> {
     scores: &'a mut [f32],
     /// Unnormalised outputs of the task's rows.
     outputs: &'a mut [f32],
-    /// Running maximum (of scores times `unit`) and sum of each row.
+    /// Running maximum (of scores times `unit`) and sum of each row, a vector for each [`SCORE_ROWS`] rows.
     maxima: &'a mut [f32],
     sums: &'a mut [f32],
     /// Which block is packed: first token, key-value head, first key.
     packed: Option<(usize, usize, usize)>,
 }
 
-impl Attention<'_> {
-    /// All tasks, in order.
-    fn tasks(&self) -> impl Iterator<Item = Task> {
-        let args = self.args;
-        let heads = args.heads.max(0) as usize;
-        (0..args.batch as usize).flat_map(move |s| {
-            // SAFETY: `offsets` has `batch` + 1 values.
-            let (start, end) = unsafe { (*args.offsets.add(s), *args.offsets.add(s + 1)) };
-            let (token, len) = (start as usize, (end - start).max(0) as usize);
-            let block = if len <= KEY_BLOCK { QUERY_BLOCK } else { LONG_QUERY_BLOCK };
-            (0..heads).flat_map(move |head| {
-                (0..len).step_by(block).map(move |first| Task { token, len, head, first, last: len.min(first + block) })
-            })
+/// All tasks, in order.
+fn tasks(offsets: &[i32], heads: usize) -> impl Iterator<Item = Task> {
+    offsets.windows(2).flat_map(move |pair| {
+        let (token, len) = (pair[0] as usize, (pair[1] - pair[0]).max(0) as usize);
+        let block = if len <= KEY_BLOCK { QUERY_BLOCK } else { LONG_QUERY_BLOCK };
+        (0..heads).flat_map(move |head| {
+            (0..len).step_by(block).map(move |first| Task { token, len, head, first, last: len.min(first + block) })
         })
-    }
+    })
 }
 
 impl Kernel for Attention<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
         let causal = self.args.causal != 0;
+        let heads = self.args.heads.max(0) as usize;
         // A row costs its keys, and a little of its own.
         let cost = |task: &Task| (task.last - task.first) * (task.keys(causal) + 16);
-        let (total, longest) = self.tasks().fold((0, 0), |(sum, len), t| (sum + cost(&t), len.max(t.len)));
+        let total: usize = tasks(self.offsets, heads).map(|task| cost(&task)).sum();
         let (from, to) = (self.thread * total / self.threads, (self.thread + 1) * total / self.threads);
-        let width = (self.args.head_dim as usize).next_multiple_of(LANES);
-        let keys = longest.min(KEY_BLOCK).next_multiple_of(LANES);
-        let sizes = [keys * width, keys * width, TILE_ROWS * keys, LONG_QUERY_BLOCK * width];
-        with_scratch(sizes.iter().sum::<usize>() + 2 * LONG_QUERY_BLOCK, |scratch| {
-            let (keys, scratch) = scratch.split_at_mut(sizes[0]);
-            let (values, scratch) = scratch.split_at_mut(sizes[1]);
-            let (scores, scratch) = scratch.split_at_mut(sizes[2]);
-            let (outputs, scratch) = scratch.split_at_mut(sizes[3]);
-            let (maxima, sums) = scratch.split_at_mut(LONG_QUERY_BLOCK);
-            let mut buffers = Buffers { keys, values, scores, outputs, maxima, sums, packed: None };
-            let mut before = 0;
-            for task in self.tasks() {
-                // A task belongs to the thread in whose share its middle lies.
-                let middle = before + cost(&task) / 2;
-                before += cost(&task);
-                if middle >= to {
-                    break;
-                }
-                if middle >= from {
-                    // SAFETY: the task is one of the operands' as the caller describes them, and this thread's alone.
-                    unsafe { attend(s, self.args, task, &mut buffers) };
-                }
+        let mut before = 0;
+        for task in tasks(self.offsets, heads) {
+            // A task belongs to the thread in whose share its middle lies.
+            let middle = before + cost(&task) / 2;
+            before += cost(&task);
+            if middle >= to {
+                break;
             }
-        });
+            if middle >= from {
+                // SAFETY: the task is one of the operands' as the caller describes them, and this thread's alone.
+                unsafe { attend(s, self.args, task, &mut self.buffers) };
+            }
+        }
     }
 }
 
@@ -199,8 +201,8 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
     // Scores are finished (scaled, biased, masked) in memory where they must be; else the scale goes into the exponent.
     let plain = args.causal == 0 && args.relative_bias.is_null() && args.key_mask.is_null() && args.scale > 0.0;
     let unit = s.splat(if plain { args.scale * LOG2_E } else { LOG2_E });
-    buffers.maxima[..rows].fill(f32::NEG_INFINITY);
-    buffers.sums[..rows].fill(0.0);
+    buffers.maxima.fill(f32::NEG_INFINITY);
+    buffers.sums.fill(0.0);
     let mut key = 0;
     while key < keys {
         // The width of a block depends on the sequence alone; what lies behind the last visible key adds nothing.
@@ -218,12 +220,15 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
             }
         }
         let ld_scores = seen.next_multiple_of(LANES);
-        for tile in pieces(0..rows, S::ROWS) {
-            let height = tile.len();
-            // SAFETY: `tile` are rows of the task, the panels hold `seen` keys, and the scores and outputs have room.
+        for (first, state) in (0..rows).step_by(SCORE_ROWS).zip((0..).step_by(LANES)) {
+            let height = SCORE_ROWS.min(rows - first);
+            let (maxima, sums) = (&mut buffers.maxima[state..][..LANES], &mut buffers.sums[state..][..LANES]);
+            // SAFETY: `height` rows of the task from `first` on exist, the panels hold `seen` keys, and the scores and
+            // outputs have room.
             unsafe {
-                let q = args.q.add((task.token + task.first + tile.start) * q_stride + task.head * dim);
+                let q = args.q.add((task.token + task.first + first) * q_stride + task.head * dim);
                 let scores = buffers.scores.as_mut_ptr();
+                let outputs = buffers.outputs.as_mut_ptr().add(first * width);
                 tiles(
                     s,
                     height,
@@ -240,16 +245,17 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
                         accumulate: false,
                     },
                 );
-                for row in tile.clone() {
-                    let scores = scores.add((row - tile.start) * ld_scores);
+                for row in 0..height {
+                    let scores = scores.add(row * ld_scores);
                     if !plain {
-                        finish_scores(s, args, task, task.first + row, key, seen, scores);
+                        finish_scores(s, args, task, task.first + first + row, key, seen, scores);
                     }
                     pad(scores, seen);
-                    let (maximum, sum) = (&mut buffers.maxima[row], &mut buffers.sums[row]);
-                    let shrink = exponentiate(s, scores, ld_scores, unit, maximum, sum);
-                    if key > 0 && shrink != 1.0 {
-                        scale_row(s, buffers.outputs.as_mut_ptr().add(row * width), width, shrink);
+                }
+                let shrink = exponentiate(s, scores, height, ld_scores, unit, maxima, sums);
+                if key > 0 {
+                    for (row, &factor) in shrink[..height].iter().enumerate() {
+                        scale_row(s, outputs.add(row * width), width, factor);
                     }
                 }
                 tiles(
@@ -263,7 +269,7 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
                         b: buffers.values.as_ptr(),
                         b_step: LANES,
                         b_panel: count * LANES,
-                        c: buffers.outputs.as_mut_ptr().add(tile.start * width),
+                        c: outputs,
                         ldc: width,
                         accumulate: key > 0,
                     },
@@ -273,7 +279,7 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
         key += count;
     }
     for row in 0..rows {
-        let sum = buffers.sums[row];
+        let sum = buffers.sums[row / SCORE_ROWS * LANES + row % SCORE_ROWS];
         let factor = s.splat(if sum == 0.0 { 0.0 } else { 1.0 / sum });
         for column in (0..dim).step_by(LANES) {
             // SAFETY: the outputs hold `width` values a row, `out` `dim` of them.
@@ -286,22 +292,28 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
     }
 }
 
-/// A row of tiles, `panels` wide.
+/// A product of any number of rows and panels, by register tiles.
 ///
 /// # Safety
-/// See [`TileArgs`], for that many panels.
+/// See [`TileArgs`], for that many rows and panels.
 #[inline(always)]
-unsafe fn tiles<S: Simd>(s: S, rows: usize, panels: usize, mut tile: TileArgs<f32>) {
-    let mut left = panels;
-    while left > 0 {
-        let group = S::PANELS.min(left);
-        // SAFETY: the caller's promise.
-        unsafe {
-            s.tile(rows, group, &tile);
-            tile.b = tile.b.add(group * tile.b_panel);
-            tile.c = tile.c.add(group * LANES);
+unsafe fn tiles<S: Simd>(s: S, rows: usize, panels: usize, all: TileArgs<f32>) {
+    for rows in pieces(0..rows, S::ROWS) {
+        for panel in (0..panels).step_by(S::PANELS) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                s.tile(
+                    rows.len(),
+                    S::PANELS.min(panels - panel),
+                    &TileArgs {
+                        a: all.a.add(rows.start * all.lda),
+                        b: all.b.add(panel * all.b_panel),
+                        c: all.c.add(rows.start * all.ldc + panel * LANES),
+                        ..all
+                    },
+                );
+            }
         }
-        left -= group;
     }
 }
 
@@ -366,36 +378,71 @@ unsafe fn finish_scores<S: Simd>(
     }
 }
 
-/// Turns a row of `n` scores (full vectors) into 2^(score · unit - m), m being the new running maximum of score · unit.
-/// Updates maximum and sum, and answers by what earlier results of the row shrink.
+/// Turns `rows` rows of `n` scores into 2^(score · unit - m), m being the row's new running maximum of score · unit.
+/// Updates maxima and sums (a lane for each row), and answers by what earlier results of each row shrink.
 ///
 /// # Safety
-/// `scores` holds `n` values, a multiple of sixteen, and `unit` is positive.
+/// `scores` holds the rows side by side, `rows` ≤ 16, `n` is a multiple of sixteen, and `unit` is positive.
 #[inline(always)]
-unsafe fn exponentiate<S: Simd>(s: S, scores: *mut f32, n: usize, unit: S::V, maximum: &mut f32, sum: &mut f32) -> f32 {
-    let mut largest = s.splat(f32::NEG_INFINITY);
-    for i in (0..n).step_by(LANES) {
-        // SAFETY: the caller's promise.
-        largest = s.max(largest, unsafe { s.load(scores.add(i)) });
+unsafe fn exponentiate<S: Simd>(
+    s: S,
+    scores: *mut f32,
+    rows: usize,
+    n: usize,
+    unit: S::V,
+    maxima: &mut [f32],
+    sums: &mut [f32],
+) -> [f32; LANES] {
+    // The lanes of each row's vector are reduced for all rows at once, after a transposition.
+    let mut largest = [s.splat(f32::NEG_INFINITY); LANES];
+    for (row, largest) in largest[..rows].iter_mut().enumerate() {
+        let mut x = s.splat(f32::NEG_INFINITY);
+        for i in (0..n).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            x = s.max(x, unsafe { s.load(scores.add(row * n + i)) });
+        }
+        *largest = x;
     }
-    let largest = s.mul(s.splat(s.reduce_max(largest)), unit);
-    let before = *maximum;
-    *maximum = s.to_array(s.max(s.splat(before), largest))[0];
-    // With every key masked so far, any finite shift will do: all powers are zero.
-    let shift = if *maximum == f32::NEG_INFINITY { 0.0 } else { *maximum };
-    let negated = s.splat(-shift);
-    let mut total = s.splat(0.0);
-    for i in (0..n).step_by(LANES) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let power = exp2(s, s.fma(s.load(scores.add(i)), unit, negated));
-            s.store(scores.add(i), power);
-            total = s.add(total, power);
+    let mut columns = s.transpose(largest);
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            columns[i] = s.max(columns[i], columns[i + half]);
         }
     }
-    let shrink = s.to_array(exp2(s, s.splat(before - shift)))[0];
-    *sum = *sum * shrink + s.reduce_add(total);
-    shrink
+    // SAFETY: both are a vector long.
+    let (before, sum) = unsafe { (s.load(maxima.as_ptr()), s.load(sums.as_ptr())) };
+    let maximum = s.max(before, s.mul(columns[0], unit));
+    // With every key masked so far, any finite shift will do: all powers are zero.
+    let shift = s.select_lt(s.splat(f32::MIN), maximum, maximum, s.splat(0.0));
+    let shifts = s.to_array(shift);
+    let mut totals = [s.splat(0.0); LANES];
+    for (row, total) in totals[..rows].iter_mut().enumerate() {
+        let negated = s.splat(-shifts[row]);
+        let mut x = s.splat(0.0);
+        for i in (0..n).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let score = scores.add(row * n + i);
+                let power = exp2_of_negative(s, s.fma(s.load(score), unit, negated));
+                s.store(score, power);
+                x = s.add(x, power);
+            }
+        }
+        *total = x;
+    }
+    let mut columns = s.transpose(totals);
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            columns[i] = s.add(columns[i], columns[i + half]);
+        }
+    }
+    let shrink = exp2_of_negative(s, s.sub(before, shift));
+    // SAFETY: both are a vector long.
+    unsafe {
+        s.store(maxima.as_mut_ptr(), maximum);
+        s.store(sums.as_mut_ptr(), s.fma(sum, shrink, columns[0]));
+    }
+    s.to_array(shrink)
 }
 
 /// Multiplies `n` values, a multiple of sixteen.

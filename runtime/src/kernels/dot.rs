@@ -64,7 +64,8 @@ pub unsafe extern "C" fn dot_f32(args: *const DotArgs, thread: i64, threads: i64
 pub(crate) unsafe fn dot_on(isa: Isa, args: &DotArgs, thread: usize, threads: usize) {
     debug_assert!(thread < threads);
     if args.batch > 0 && args.m > 0 && args.n > 0 {
-        isa.run(Dot { args, thread, threads });
+        let floats = K_BLOCK * COLUMN_BLOCK + TILE_ROWS * K_BLOCK + TILE_ROWS * LANES;
+        with_scratch(floats, |scratch| isa.run(Dot { args, thread, threads, scratch }));
     }
 }
 
@@ -72,6 +73,7 @@ struct Dot<'a> {
     args: &'a DotArgs,
     thread: usize,
     threads: usize,
+    scratch: &'a mut [f32],
 }
 
 /// Rows of a task, products summed per pass and columns packed at once: 256 KB of B, and a row block to amortise it.
@@ -92,21 +94,18 @@ impl Kernel for Dot<'_> {
         let (row_blocks, column_blocks) = (m.div_ceil(ROW_BLOCK), n.div_ceil(COLUMN_BLOCK));
         // Tasks in the order (matrix, column block, row block): neighbours share the packed columns.
         let tasks = part(batch * column_blocks * row_blocks, self.thread, self.threads);
-        let scratch = K_BLOCK * COLUMN_BLOCK + TILE_ROWS * K_BLOCK + TILE_ROWS * LANES;
-        with_scratch(scratch, |scratch| {
-            let mut task = tasks.start;
-            while task < tasks.end {
-                let (columns, first) = (task / row_blocks, task % row_blocks);
-                let last = row_blocks.min(first + (tasks.end - task));
-                let rows = part(m, first, row_blocks).start..part(m, last - 1, row_blocks).end;
-                let (matrix, panels) = (columns / column_blocks, part(panels, columns % column_blocks, column_blocks));
-                let columns = panels.start * LANES..n.min(panels.end * LANES);
-                // SAFETY: matrix, rows and columns are in range, so the operands are as `DotArgs` promises; no other
-                // thread has this block.
-                unsafe { block(s, args, matrix, rows, columns, scratch) };
-                task += last - first;
-            }
-        });
+        let mut task = tasks.start;
+        while task < tasks.end {
+            let (columns, first) = (task / row_blocks, task % row_blocks);
+            let last = row_blocks.min(first + (tasks.end - task));
+            let rows = part(m, first, row_blocks).start..part(m, last - 1, row_blocks).end;
+            let (matrix, panels) = (columns / column_blocks, part(panels, columns % column_blocks, column_blocks));
+            let columns = panels.start * LANES..n.min(panels.end * LANES);
+            // SAFETY: matrix, rows and columns are in range, so the operands are as `DotArgs` promises; no other thread
+            // has this block.
+            unsafe { block(s, args, matrix, rows, columns, self.scratch) };
+            task += last - first;
+        }
     }
 }
 

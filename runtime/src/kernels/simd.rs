@@ -1,8 +1,7 @@
 //! Sixteen f32 lanes as one vector, whatever the machine: the vocabulary all kernels are written in.
 //!
 //! A value of a type that implements [`Simd`] is the proof that the CPU has the instructions, so arithmetic is safe and
-//! only memory access is not. Every operation works lane by lane with one IEEE rounding, and reductions use one fixed
-//! tree, so all implementations give the same bits (see [`Isa`](super::isa::Isa) for the one exception).
+//! only memory access is not. Every operation works lane by lane with one IEEE rounding, so all implementations give the same bits (see [`Isa`](super::isa::Isa) for the one exception).
 
 use half::{bf16, f16};
 
@@ -15,7 +14,8 @@ pub const LANES: usize = 16;
 pub(crate) trait Kernel {
     /// What it answers.
     type Output;
-    /// Must be `#[inline(always)]`, so that it is compiled with the instructions of `S`.
+    /// Must be `#[inline(always)]`, so that it is compiled with the instructions of `S`; so must what it calls, and
+    /// vectors must not be handled in closures, unless what calls them is inlined for certain.
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
@@ -141,30 +141,6 @@ pub(crate) trait Simd: Copy + 'static {
         // SAFETY: `n` values are writable at `p`, and n < 16 are in the array.
         unsafe { std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n.min(LANES)) }
     }
-
-    /// The sum of the lanes, by halving: lane i plus lane i + 8, then + 4, + 2, + 1.
-    #[inline(always)]
-    fn reduce_add(self, v: Self::V) -> f32 {
-        halve(self.to_array(v), |a, b| a + b)
-    }
-
-    /// The largest lane, by halving.
-    #[inline(always)]
-    fn reduce_max(self, v: Self::V) -> f32 {
-        halve(self.to_array(v), |a, b| if a > b { a } else { b })
-    }
-}
-
-#[inline(always)]
-fn halve(mut lanes: [f32; LANES], op: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut n = LANES / 2;
-    while n > 0 {
-        for i in 0..n {
-            lanes[i] = op(lanes[i], lanes[i + n]);
-        }
-        n /= 2;
-    }
-    lanes[0]
 }
 
 /// Plain Rust.

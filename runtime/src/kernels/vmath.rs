@@ -36,6 +36,14 @@ pub(crate) fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
     exp2_sum(s, x, s.splat(0.0))
 }
 
+/// 2^x for x ≤ 0 or NaN.
+#[inline(always)]
+pub(crate) fn exp2_of_negative<S: Simd>(s: S, x: S::V) -> S::V {
+    let x = s.max(s.splat(-160.0), x);
+    let n = s.round(x);
+    s.scale2(polynomial(s, s.sub(x, n), &EXP2), n)
+}
+
 /// 2^(x + rest), `rest` being small.
 #[inline(always)]
 fn exp2_sum<S: Simd>(s: S, x: S::V, rest: S::V) -> S::V {

@@ -1,0 +1,102 @@
+//! `lith inspect` and `lith tokenize`.
+
+use std::path::Path;
+
+use lith_runtime::artifact::Artifact;
+use lith_runtime::artifact::format::section;
+use lith_runtime::model::CompiledModel;
+use lith_runtime::pipelines::{ModelInfo, TokenModel};
+use lith_runtime::program::Program;
+use lith_runtime::tokenizer::{AutoTokenizer, Directory, EncodeOptions, Text};
+
+use super::args::{Format, Inspect, Tokenize};
+use super::print;
+use crate::bench::{Random, RandomTokens, Shape};
+use crate::compile::{CompileOptions, prepare};
+use crate::error::{Error, Result};
+use crate::inspect::{Summary, dot, symbol_value};
+use crate::model::{Model, Opened};
+use crate::verify::program_of;
+
+/// What is inspected, in one form for models and artifacts.
+struct Subject {
+    program: lith_ir::Program,
+    info: ModelInfo,
+    plan: String,
+    arena: Option<i64>,
+}
+
+pub fn inspect(args: &Inspect) -> Result<()> {
+    let shape: Shape = args.shape.parse().map_err(Error::input)?;
+    let subject = subject(args, shape)?;
+    if args.kernels || args.memory {
+        let (kernels, memory) = subject.plan.split_once("\n\n").unwrap_or((&subject.plan, ""));
+        if args.kernels {
+            print(kernels)?;
+            print("\n")?;
+        }
+        if args.memory {
+            print(memory)?;
+            if let Some(peak) = subject.arena {
+                print(&format!("peak for {shape}: {peak} bytes\n"))?;
+            }
+        }
+        return Ok(());
+    }
+    let summary = || Summary::new(&subject.program, Some(subject.info.task.to_string()), shape, subject.arena);
+    match args.format {
+        Format::Summary => print(&summary().text()),
+        Format::Text => print(&lith_ir::text::print(&subject.program)),
+        Format::Dot => print(&dot(&subject.program)),
+        Format::Json => print(&(serde_json::to_string_pretty(&summary()).map_err(Error::failure)? + "\n")),
+    }
+}
+
+fn is_artifact(model: &str) -> Result<bool> {
+    let path = Path::new(model);
+    Ok(path.is_file() && crate::executable::holds_artifact(path).map_err(|e| Error::io(path, e))?)
+}
+
+fn subject(args: &Inspect, shape: Shape) -> Result<Subject> {
+    if is_artifact(&args.model)? {
+        let model = CompiledModel::new(Program::open(Path::new(&args.model), 1).map_err(Error::input)?).map_err(Error::input)?;
+        let program = model.program();
+        let lengths = vec![shape.length; shape.batch];
+        let tokens = RandomTokens::new(&lengths, model.info().vocab_size, &mut Random::new(0));
+        let arena = tokens.with_args(program, "forward", |a| program.arena_bytes("forward", a).map_err(Error::input))?;
+        return Ok(Subject {
+            program: program_of(program.artifact())?,
+            info: model.info().clone(),
+            plan: program.artifact().text_section(section::PLAN).map_err(Error::input)?.to_string(),
+            arena: i64::try_from(arena).ok(),
+        });
+    }
+    let options = CompileOptions::new(&args.from.dtype, &args.from.target)?;
+    let compilation = prepare(Model::open(&args.model, &args.from.options())?, &options, None)?;
+    Ok(Subject {
+        arena: compilation.arena_bytes(&symbol_value(shape)),
+        plan: compilation.plan_text(),
+        info: compilation.model.info,
+        program: compilation.compiled.program,
+    })
+}
+
+pub fn tokenize(args: &Tokenize) -> Result<()> {
+    let tokenizer = if is_artifact(&args.model)? {
+        AutoTokenizer::from_assets(&Artifact::open(Path::new(&args.model)).map_err(Error::input)?)
+    } else {
+        let opened = Opened::new(&args.model, &args.from.options())?;
+        AutoTokenizer::from_assets(&Directory(opened.tokenizer_folder()?))
+    };
+    let tokenizer = tokenizer.map_err(Error::input)?;
+    let options = EncodeOptions { add_special_tokens: !args.no_special_tokens, ..EncodeOptions::default() };
+    let pair = args.pair.as_deref().map(Text::from);
+    let encoding = tokenizer.encode(Text::from(args.text.as_str()), pair, &options).map_err(Error::input)?;
+    if args.json {
+        return print(&(serde_json::to_string(&encoding).map_err(Error::failure)? + "\n"));
+    }
+    for (id, token) in encoding.ids().iter().zip(encoding.tokens()) {
+        print(&format!("{id:>8}  {token}\n"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! The `lith` command: parses arguments, does what they say, prints. What it does stands in the library.
+
+pub mod args;
+mod compile;
+mod inspect;
+mod measure;
+mod progress;
+mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command, ModelArgs};
+
+use crate::error::{Error, Result};
+use crate::model::ModelOptions;
+
+/// Runs the command line of this process. Exit codes: 0 fine, 1 failed, 2 wrong usage or bad input.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Compile(args) => compile::compile(&args),
+        Command::Run(args) => return run::run(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Verify(args) => measure::verify(&args),
+        Command::Tokenize(args) => inspect::tokenize(&args),
+        Command::Bench(args) => measure::bench(&args),
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut command(), "lith", &mut out);
+            print_bytes(&out)
+        }
+        Command::Man => man(),
+    };
+    finish(done)
+}
+
+/// The whole command with the arguments of `run`, for completions and the manual.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("run", |_| run::command())
+}
+
+fn man() -> Result<()> {
+    let mut out = Vec::new();
+    clap_mangen::Man::new(command()).render(&mut out).map_err(Error::failure)?;
+    for sub in command().get_subcommands() {
+        clap_mangen::Man::new(sub.clone()).render_synopsis_section(&mut out).map_err(Error::failure)?;
+        clap_mangen::Man::new(sub.clone()).render_options_section(&mut out).map_err(Error::failure)?;
+    }
+    print_bytes(&out)
+}
+
+/// Writes to standard output; a reader that has seen enough is no failure.
+fn print_bytes(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::failure(format!("standard output: {e}"))),
+        _ => Ok(()),
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+fn finish(done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(e.blame() as u8)
+        }
+    }
+}
+
+impl ModelArgs {
+    /// The library's form.
+    pub fn options(&self) -> ModelOptions {
+        ModelOptions {
+            source: lith_models::SourceOptions {
+                revision: self.revision.clone(),
+                cache_dir: self.cache_dir.clone(),
+                token: self.token.clone(),
+                endpoint: None,
+                local_files_only: self.local_files_only,
+                force_download: self.force_download,
+                subfolder: self.subfolder.clone(),
+            },
+            task: self.task.clone(),
+            variant: self.variant.clone(),
+            overrides: self.set.clone(),
+            strict: self.strict,
+            fresh_head: self.fresh_head,
+            ignore_mismatched_sizes: self.ignore_mismatched_sizes,
+            padded: false,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The way a model goes: traced program, passes, machine code, artifact.
+
+use std::path::{Path, PathBuf};
+
+use lith_codegen::{Storage, Target, WeightData};
+use lith_ir::DType;
+use lith_passes::{Compiled, Stage};
+use lith_runtime::model::ENTRY;
+
+use crate::cache::Cache;
+use crate::error::{Error, Result};
+use crate::executable;
+use crate::model::{Model, ModelOptions, Opened};
+
+/// How a model is compiled.
+#[derive(Clone, Debug)]
+pub struct CompileOptions {
+    /// How weights in panels are stored; computation is in `f32`.
+    pub storage: Storage,
+    /// The processor.
+    pub target: Target,
+}
+
+impl CompileOptions {
+    /// Options by their names on the command line: `float32`, `float16` or `bfloat16`; `native`, `x86-64-v3` and so on.
+    ///
+    /// # Errors
+    /// When a name is unknown.
+    pub fn new(dtype: &str, target: &str) -> Result<CompileOptions> {
+        let storage = match dtype.strip_prefix("torch.").unwrap_or(dtype) {
+            "float32" | "f32" => Storage::F32,
+            "float16" | "f16" => Storage::F16,
+            "bfloat16" | "bf16" => Storage::Bf16,
+            other => {
+                return Err(Error::input(format!("--dtype {other}: expected float32, float16 or bfloat16")));
+            }
+        };
+        let target = Target::from_name(target).map_err(Error::input)?;
+        Ok(CompileOptions { storage, target })
+    }
+}
+
+/// A model with its program and plan, ready to become machine code.
+pub struct Compilation {
+    /// The model.
+    pub model: Model,
+    /// Its program after passes, and how it is executed.
+    pub compiled: Compiled,
+    options: CompileOptions,
+}
+
+/// Runs the passes on a model, up to and including `stop_after`, or all.
+///
+/// # Errors
+/// When a pass fails, which is a bug, or the program is broken.
+pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>) -> Result<Compilation> {
+    let program = model.program.clone();
+    let compiled = lith_passes::run(program, &lith_passes::Options { stop_after }).map_err(Error::failure)?;
+    Ok(Compilation { model, compiled, options: options.clone() })
+}
+
+impl Compilation {
+    /// The machine code.
+    ///
+    /// # Errors
+    /// When code generation fails, which is a bug, or the program asks for more than the target has.
+    pub fn module(&self) -> Result<lith_codegen::Module> {
+        let Compiled { program, plan } = &self.compiled;
+        lith_codegen::compile(program, plan, &self.options.target, self.options.storage).map_err(Error::failure)
+    }
+
+    /// Writes the artifact under a temporary name, then renames it.
+    ///
+    /// # Errors
+    /// When code generation fails, a weight cannot be read, or the file cannot be written; nothing is then left of it.
+    pub fn write_artifact(&self, path: &Path) -> Result<()> {
+        let mut module = self.module()?;
+        module.set_model(serde_json::to_value(&self.model.info).map_err(Error::failure)?);
+        module.set_plan_text(self.plan_text());
+        let assets: Vec<(&str, &[u8])> = self.model.assets.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
+        let mut weights = |name: &str| -> Result<WeightData<'_>> {
+            let bytes = self.model.parameter(name, DType::F32)?;
+            Ok(WeightData { dtype: DType::F32, bytes })
+        };
+        lith_codegen::write_artifact(path, &module, &mut weights, &assets)
+    }
+
+    /// Writes an executable: the runner with the artifact behind it.
+    ///
+    /// # Errors
+    /// As [`Compilation::write_artifact`], and when there is no runner.
+    pub fn write_executable(&self, path: &Path) -> Result<()> {
+        let runner = executable::find_runner()?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let temporary = tempfile::Builder::new().prefix(".lith").tempdir_in(folder);
+        let temporary = temporary.map_err(|e| Error::failure(format!("{}: {e}", path.display())))?;
+        let artifact = temporary.path().join("artifact.lith");
+        self.write_artifact(&artifact)?;
+        executable::write_executable(&runner, &artifact, path)
+    }
+
+    /// Kernels and memory plan, readable.
+    pub fn plan_text(&self) -> String {
+        use lith_passes::dump;
+        format!("{}\n{}", dump::kernels(&self.compiled), dump::memory(&self.compiled, &|_| None))
+    }
+
+    /// Bytes of the arena of one call, for values of the symbols; `None` before the memory stage.
+    pub fn arena_bytes(&self, value_of: &dyn Fn(&lith_ir::Symbol) -> Option<i64>) -> Option<i64> {
+        self.compiled.plan.graphs.get(ENTRY)?.arena.eval(value_of).ok()
+    }
+}
+
+/// The artifact of a model in the user's cache, compiled when it is not there, and what the user should know. `say` is
+/// told what is being done.
+///
+/// # Errors
+/// When the model cannot be read or compiled, or the cache cannot be written.
+pub fn compile_cached(
+    model: &str,
+    from: &ModelOptions,
+    options: &CompileOptions,
+    say: &dyn Fn(&str),
+) -> Result<(PathBuf, Vec<String>)> {
+    say("reading the model");
+    let opened = Opened::new(model, from)?;
+    let task = opened.task();
+    let model = opened.load()?;
+    let cache = Cache::open()?;
+    let mut settings = vec![
+        task.name().to_string(),
+        format!("{:?}", options.storage),
+        options.target.describe(),
+        format!("strict={} fresh={} mismatched={}", from.strict, from.fresh_head, from.ignore_mismatched_sizes),
+    ];
+    settings.extend(from.overrides.iter().cloned());
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let path = cache.artifact(&model.files, &settings)?;
+    // An artifact that is not whole, or of another build, is compiled again.
+    if lith_runtime::artifact::Artifact::open(&path).is_ok() {
+        return Ok((path, Vec::new()));
+    }
+    say("compiling");
+    let warnings = model.warnings.clone();
+    prepare(model, options, None)?.write_artifact(&path)?;
+    Ok((path, warnings))
+}

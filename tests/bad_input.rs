@@ -1,0 +1,414 @@
+//! Bad input through the real command: exit code 2, a message that names the thing, no panic, nothing half-written.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use support::*;
+use tempfile::TempDir;
+
+/// A copy of a fixture to be damaged, beside a cache of its own.
+struct Case {
+    root: TempDir,
+}
+
+impl Case {
+    fn new(fixture: &str) -> Case {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("model")).unwrap();
+        for entry in fs::read_dir(fixtures().join(fixture)).unwrap() {
+            let from = entry.unwrap().path();
+            if from.is_file() && from.file_name().unwrap() != "golden.json" {
+                fs::copy(&from, root.path().join("model").join(from.file_name().unwrap())).unwrap();
+            }
+        }
+        Case { root }
+    }
+
+    fn model(&self) -> PathBuf {
+        self.root.path().join("model")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.model().join(name)
+    }
+
+    fn edit(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = fs::read(self.file(name)).unwrap();
+        change(&mut bytes);
+        fs::write(self.file(name), bytes).unwrap();
+    }
+
+    /// Replaces text in a file; the text must be there.
+    fn replace(&self, name: &str, from: &str, to: &str) {
+        self.edit(name, |bytes| {
+            let text = String::from_utf8(std::mem::take(bytes)).unwrap();
+            assert!(text.contains(from), "{name} holds no {from}");
+            *bytes = text.replace(from, to).into_bytes();
+        });
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lith"));
+        command
+            .args(args)
+            .current_dir(self.root.path())
+            .env("LITH_CACHE", self.root.path().join("cache"))
+            .env("HF_HUB_OFFLINE", "1")
+            .env("HF_HOME", self.root.path().join("hub"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs and expects exit code 2 and a message with all of these, and that no file came into being.
+    fn refused(&self, args: &[&str], message: &[&str]) {
+        let before = self.files();
+        let output = self.run(args);
+        expect_refusal(&output, message);
+        assert_eq!(before, self.files(), "{args:?} left files behind");
+    }
+
+    fn compile_refused(&self, message: &[&str]) {
+        self.refused(&["compile", "model", "-o", "out"], message);
+    }
+
+    /// All files but the cache's own.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.root.path().to_path_buf()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true if path.ends_with("cache") || path.ends_with("hub") => {}
+                    true => folders.push(path),
+                    false => found.push(path),
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// The compiled artifact of the model.
+    fn artifact(&self) -> PathBuf {
+        let output = self.run(&["compile", "model", "--emit", "artifact", "-o", "good.lith"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.root.path().join("good.lith")
+    }
+}
+
+fn expect_refusal(output: &Output, message: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "stderr: {stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    for part in message {
+        assert!(stderr.contains(part), "`{part}` is not in: {stderr}");
+    }
+}
+
+/// CFG-02
+#[test]
+fn missing_config() {
+    let case = Case::new("bert-sequence-classification");
+    fs::remove_file(case.file("config.json")).unwrap();
+    case.compile_refused(&["model", "config.json"]);
+}
+
+/// CFG-02
+#[test]
+fn config_that_is_not_json() {
+    let case = Case::new("bert-sequence-classification");
+    fs::write(case.file("config.json"), "{\"model_type\": \"bert\",").unwrap();
+    case.compile_refused(&["config.json"]);
+}
+
+/// CFG-03
+#[test]
+fn unknown_model_type() {
+    let case = Case::new("bert-sequence-classification");
+    case.replace("config.json", "\"bert\"", "\"brontosaurus\"");
+    case.compile_refused(&["config.json", "brontosaurus"]);
+}
+
+/// CFG-23
+#[test]
+fn config_field_of_a_wrong_type() {
+    let case = Case::new("bert-sequence-classification");
+    case.replace("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": \"two\"");
+    case.compile_refused(&["config.json", "num_hidden_layers"]);
+}
+
+/// INS-02
+#[test]
+fn unsupported_task() {
+    let case = Case::new("bert-sequence-classification");
+    case.refused(&["compile", "model", "--task", "text-to-audio", "-o", "out"], &["text-to-audio", "known tasks"]);
+    case.refused(&["compile", "model", "--task", "question-answering", "-o", "out"], &["qa_outputs"]);
+}
+
+/// CKP-06
+#[test]
+fn truncated_safetensors() {
+    let case = Case::new("bert-sequence-classification");
+    case.edit("model.safetensors", |bytes| bytes.truncate(bytes.len() - 100));
+    case.compile_refused(&["model.safetensors"]);
+}
+
+/// CKP-06
+#[test]
+fn header_length_past_the_end() {
+    let case = Case::new("bert-sequence-classification");
+    case.edit("model.safetensors", |bytes| bytes[..8].copy_from_slice(&(1u64 << 40).to_le_bytes()));
+    case.compile_refused(&["model.safetensors"]);
+}
+
+/// CKP-05
+#[test]
+fn shard_missing_from_disk() {
+    let case = Case::new("load-sharded");
+    let shard = fs::read_dir(case.model()).unwrap().map(|e| e.unwrap().path());
+    let shard = shard.filter(|p| p.extension().is_some_and(|e| e == "safetensors")).max().unwrap();
+    fs::remove_file(&shard).unwrap();
+    case.compile_refused(&[&shard.file_name().unwrap().to_string_lossy()]);
+}
+
+/// CKP-06: the index names a tensor that its shard lacks.
+#[test]
+fn index_naming_an_absent_tensor() {
+    let case = Case::new("load-sharded");
+    let name = "model.safetensors.index.json";
+    let mut index = read_json(&case.file(name));
+    let map = index["weight_map"].as_object_mut().unwrap();
+    let shard = map.values().next().unwrap().clone();
+    map.insert("bert.no.such.tensor".into(), shard);
+    fs::write(case.file(name), index.to_string()).unwrap();
+    case.compile_refused(&["bert.no.such.tensor"]);
+}
+
+/// WLD-08: all missing tensors are named.
+#[test]
+fn tensors_missing() {
+    let case = Case::new("bert-sequence-classification");
+    rename_tensor(&case, "attention.self.query.weight", "attention.self.qeury.weight");
+    case.compile_refused(&["missing", "encoder.layer.0.attention.self.query.weight", "encoder.layer.1.attention.self.query.weight"]);
+}
+
+/// Renames tensors in the header; both names have one length, so offsets stay.
+fn rename_tensor(case: &Case, from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    case.edit("model.safetensors", |bytes| {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+        assert!(header.contains(from));
+        bytes[8..8 + length].copy_from_slice(header.replace(from, to).as_bytes());
+    });
+}
+
+/// WLD-09
+#[test]
+fn tensor_misshaped() {
+    let case = Case::new("bert-sequence-classification");
+    case.replace("config.json", "\"intermediate_size\":", "\"ignored\": 1, \"intermediate_size\": 48, \"was\":");
+    case.compile_refused(&["intermediate.dense.weight", "48"]);
+}
+
+/// CKP-06: one name twice in the header.
+#[test]
+fn tensor_duplicated() {
+    let case = Case::new("bert-sequence-classification");
+    rename_tensor(&case, "layer.0.attention.self.query.bias", "layer.0.attention.self.value.bias");
+    case.compile_refused(&["model.safetensors", "layer.0.attention.self.value.bias"]);
+}
+
+/// CKP-17: a pickle that asks for a callable is refused by that callable's name, and nothing is executed.
+#[test]
+fn pickle_with_a_callable() {
+    let fixture = fs::read_dir(fixtures()).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    let fixture = fixture.filter(|n| n.starts_with("refuse-pytorch-bin")).min().expect("a hostile pickle among the fixtures");
+    let case = Case::new(&fixture);
+    let output = case.run(&["compile", "model", "-o", "out"]);
+    expect_refusal(&output, &["pytorch_model.bin"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("system") || stderr.contains("eval") || stderr.contains("exec"), "names the callable: {stderr}");
+}
+
+/// TK-08
+#[test]
+fn tokenizer_broken_or_absent() {
+    let case = Case::new("bert-sequence-classification");
+    fs::write(case.file("tokenizer.json"), "{\"version\": \"1.0\", \"model\": 7}").unwrap();
+    case.refused(&["run", "model", "text"], &["tokenizer.json"]);
+    fs::remove_file(case.file("tokenizer.json")).unwrap();
+    case.refused(&["run", "model", "text"], &["tokenizer.json"]);
+}
+
+/// Empty input, in every way it can be given.
+#[test]
+fn empty_input() {
+    let case = Case::new("bert-sequence-classification");
+    case.refused(&["run", "model"], &["no input"]);
+    case.refused(&["run", "model", ""], &["input 1 is empty"]);
+    fs::write(case.root.path().join("texts"), "one\n\nthree\n").unwrap();
+    case.refused(&["run", "model", "--file", "texts"], &["texts", "line 2"]);
+    case.refused(&["run", "model", "--file", "no-such-file"], &["no-such-file"]);
+}
+
+/// PP-06
+#[test]
+fn a_hundred_thousand_words() {
+    let case = Case::new("bert-sequence-classification");
+    let text = "good ".repeat(100_000);
+    let mut child = case.command(&["run", "model", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    expect_refusal(&child.wait_with_output().unwrap(), &["tokens", "truncation"]);
+    fs::write(case.root.path().join("long"), text).unwrap();
+    let output = case.run(&["run", "model", "--json", "--truncation", "--file", "long"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn invalid_utf_8() {
+    let case = Case::new("bert-sequence-classification");
+    let mut child = case.command(&["run", "model"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"good\nbad \xff\xfe\n").unwrap();
+    expect_refusal(&child.wait_with_output().unwrap(), &["standard input", "line 2", "UTF-8"]);
+}
+
+#[test]
+fn unknown_arguments() {
+    let case = Case::new("bert-sequence-classification");
+    case.refused(&["run", "model", "text", "--aggregation-strategy", "simple"], &["aggregation_strategy", "text-classification"]);
+    case.refused(&["run", "model", "text", "--top-k", "many"], &["top_k", "many"]);
+    case.refused(&["compile", "model", "--target", "pdp-11", "-o", "out"], &["pdp-11"]);
+    case.refused(&["compile", "model", "--dtype", "int3", "-o", "out"], &["int3"]);
+    case.refused(&["compile", "model", "--set", "no_such_field=1", "-o", "out"], &["no_such_field"]);
+}
+
+#[test]
+fn no_such_model() {
+    let case = Case::new("bert-sequence-classification");
+    case.refused(&["compile", "./nowhere", "-o", "out"], &["nowhere"]);
+    case.refused(&["run", "some-org/some-model", "text"], &["some-org/some-model"]);
+}
+
+/// Where a section of an artifact lies, by its bytes: sections are found through the header, as the loader does.
+fn section(path: &Path, name: &str) -> std::ops::Range<usize> {
+    let artifact = lith_runtime::artifact::Artifact::open(path).unwrap();
+    let s = artifact.header().section(name).unwrap_or_else(|| panic!("no section {name}"));
+    s.offset as usize..(s.offset + s.size) as usize
+}
+
+#[test]
+fn artifact_truncated() {
+    let case = Case::new("bert-sequence-classification");
+    let good = fs::read(case.artifact()).unwrap();
+    let path = case.root.path().join("bad.lith");
+    for length in [0, 1, 63, 64, 200, good.len() / 4, good.len() / 2, good.len() - 1] {
+        fs::write(&path, &good[..length]).unwrap();
+        let output = case.run(&["run", "bad.lith", "text"]);
+        assert_eq!(output.status.code(), Some(2), "{length}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn artifact_with_one_byte_flipped() {
+    use lith_runtime::artifact::format::section as names;
+    let case = Case::new("bert-sequence-classification");
+    let artifact = case.artifact();
+    let good = fs::read(&artifact).unwrap();
+    let path = case.root.path().join("bad.lith");
+    for name in [names::TEXT, names::MANIFEST, names::ASSETS, names::CONSTS] {
+        let range = section(&artifact, name);
+        if range.is_empty() {
+            continue;
+        }
+        let mut bad = good.clone();
+        bad[range.start + range.len() / 2] ^= 0x20;
+        fs::write(&path, bad).unwrap();
+        expect_refusal(&case.run(&["run", "bad.lith", "text"]), &["bad.lith", name]);
+    }
+    // The header, wherever in the file it lies, and the plan, which only `inspect` reads.
+    let header = lith_runtime::artifact::Artifact::open(&artifact).unwrap().header().encode();
+    let at = good.windows(header.len()).position(|w| w == header).expect("the header is in the file");
+    for byte in [0, 9, 13, 17, 30, header.len() - 2] {
+        let mut bad = good.clone();
+        bad[at + byte] ^= 0x04;
+        fs::write(&path, bad).unwrap();
+        expect_refusal(&case.run(&["run", "bad.lith", "text"]), &["bad.lith"]);
+    }
+    let mut bad = good.clone();
+    bad[section(&artifact, names::PLAN).start + 3] ^= 1;
+    fs::write(&path, bad).unwrap();
+    expect_refusal(&case.run(&["inspect", "bad.lith", "--kernels"]), &["bad.lith", names::PLAN]);
+}
+
+/// Rewrites the header of an artifact in place; both forms have one length.
+fn with_header(artifact: &Path, change: impl Fn(&mut lith_runtime::artifact::format::Header)) -> Vec<u8> {
+    let mut bytes = fs::read(artifact).unwrap();
+    let mut header = lith_runtime::artifact::Artifact::open(artifact).unwrap().header().clone();
+    let old = header.encode();
+    change(&mut header);
+    let new = header.encode();
+    assert_eq!(old.len(), new.len());
+    let at = bytes.windows(old.len()).position(|w| w == old).unwrap();
+    bytes[at..at + new.len()].copy_from_slice(&new);
+    bytes
+}
+
+#[test]
+fn artifact_of_another_version_or_cpu() {
+    let case = Case::new("bert-sequence-classification");
+    let artifact = case.artifact();
+    let path = case.root.path().join("bad.lith");
+    fs::write(&path, with_header(&artifact, |h| h.arch = "s390xy".into())).unwrap();
+    expect_refusal(&case.run(&["run", "bad.lith", "text"]), &["bad.lith", "s390xy"]);
+    let features = lith_runtime::artifact::Artifact::open(&artifact).unwrap().header().features.clone();
+    let longest = features.iter().max_by_key(|f| f.len()).expect("native code needs some feature");
+    let unknown = "z".repeat(longest.len());
+    let bytes = with_header(&artifact, |h| h.features.iter_mut().filter(|f| *f == longest).for_each(|f| *f = unknown.clone()));
+    fs::write(&path, bytes).unwrap();
+    expect_refusal(&case.run(&["run", "bad.lith", "text"]), &["bad.lith", &unknown, "--target"]);
+    // The format version stands behind the magic number.
+    let mut bytes = fs::read(&artifact).unwrap();
+    let header = lith_runtime::artifact::Artifact::open(&artifact).unwrap().header().encode();
+    let at = bytes.windows(header.len()).position(|w| w == header).unwrap();
+    bytes[at + 8] = 99;
+    fs::write(&path, bytes).unwrap();
+    expect_refusal(&case.run(&["run", "bad.lith", "text"]), &["bad.lith", "version 99"]);
+}
+
+/// A full disk leaves nothing behind and is no fault of the input.
+#[test]
+#[cfg(target_os = "linux")]
+fn disk_full() {
+    let case = Case::new("bert-sequence-classification");
+    // A limit on the size of files has the effect of a full disk on the writer.
+    let lith = env!("CARGO_BIN_EXE_lith");
+    let script = format!("trap '' XFSZ; ulimit -f 64; exec {lith} compile model --emit artifact -o out.lith");
+    let before = case.files();
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(case.root.path())
+        .env("LITH_CACHE", case.root.path().join("cache"))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("out.lith") && !stderr.contains("panicked"), "{stderr}");
+    assert_eq!(before, case.files());
+}
+
+#[test]
+fn cache_folder_unwritable() {
+    let case = Case::new("bert-sequence-classification");
+    fs::write(case.root.path().join("cache"), "a file where the folder should be").unwrap();
+    case.refused(&["run", "model", "text"], &["cache", "LITH_CACHE"]);
+}

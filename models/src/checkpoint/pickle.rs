@@ -95,7 +95,7 @@ impl Global {
 #[derive(Clone, Debug)]
 enum Value {
     None,
-    Bool,
+    Bool(bool),
     Int(i64),
     Float,
     Text(Rc<str>),
@@ -125,11 +125,12 @@ struct Tensor {
 /// Reads the pickle of a checkpoint: the tensors of its dictionary, in its order. Entries that are numbers, text or
 /// `None` are no weights and are left out.
 pub fn parse(bytes: &[u8]) -> Result<Vec<PickledTensor>, PickleError> {
-    let mut machine = Machine { bytes, ..Machine::default() };
-    let root = machine.run().map_err(|stop| match stop {
-        Stop::Forbidden(name) => PickleError::Forbidden(name),
-        Stop::Broken(reason) => PickleError::Broken { at: machine.opcode_at, reason },
-    })?;
+    parse_first(bytes).map(|(tensors, _)| tensors)
+}
+
+/// Like [`parse`], also telling where the pickle ends.
+pub(super) fn parse_first(bytes: &[u8]) -> Result<(Vec<PickledTensor>, usize), PickleError> {
+    let (machine, root) = run(bytes)?;
     let Value::Dict(root) = root else { return Err(PickleError::NotTensors(kind(&root).into())) };
     let mut tensors = Vec::new();
     let mut names = HashSet::new();
@@ -151,17 +152,48 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<PickledTensor>, PickleError> {
                 shape: tensor.shape.clone(),
                 strides: tensor.strides.clone(),
             }),
-            Value::None | Value::Bool | Value::Int(_) | Value::Float | Value::Text(_) => {}
+            Value::None | Value::Bool(_) | Value::Int(_) | Value::Float | Value::Text(_) => {}
             other => return Err(PickleError::NotTensors(format!("{} under `{name}`", kind(other)))),
         }
     }
-    Ok(tensors)
+    Ok((tensors, machine.at))
+}
+
+/// Reads a dictionary of plain values: a flag of it, if it is there. Tells where the pickle ends.
+pub(super) fn parse_flag(bytes: &[u8], name: &str) -> Result<(Option<bool>, usize), PickleError> {
+    let (machine, root) = run(bytes)?;
+    let Value::Dict(root) = root else { return Err(PickleError::NotTensors(kind(&root).into())) };
+    let flag = machine.dicts[root].iter().find_map(|entry| match entry {
+        (Value::Text(key), Value::Bool(flag)) if &**key == name => Some(*flag),
+        _ => None,
+    });
+    Ok((flag, machine.at))
+}
+
+/// Reads a list of text. Tells where the pickle ends.
+pub(super) fn parse_list(bytes: &[u8]) -> Result<(Vec<Rc<str>>, usize), PickleError> {
+    let (machine, root) = run(bytes)?;
+    let Value::Sequence(root) = root else { return Err(PickleError::NotTensors(kind(&root).into())) };
+    let text = |item: &Value| match item {
+        Value::Text(text) => Ok(Rc::clone(text)),
+        other => Err(PickleError::NotTensors(kind(other).into())),
+    };
+    Ok((machine.sequences[root].iter().map(text).collect::<Result<_, _>>()?, machine.at))
+}
+
+fn run(bytes: &[u8]) -> Result<(Machine<'_>, Value), PickleError> {
+    let mut machine = Machine { bytes, ..Machine::default() };
+    match machine.run() {
+        Ok(root) => Ok((machine, root)),
+        Err(Stop::Forbidden(name)) => Err(PickleError::Forbidden(name)),
+        Err(Stop::Broken(reason)) => Err(PickleError::Broken { at: machine.opcode_at, reason }),
+    }
 }
 
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::None => "None",
-        Value::Bool => "a boolean",
+        Value::Bool(_) => "a boolean",
         Value::Int(_) => "an integer",
         Value::Float => "a number",
         Value::Text(_) => "text",
@@ -347,7 +379,7 @@ impl<'a> Machine<'a> {
                 }
                 // Plain values.
                 b'N' => self.stack.push(Value::None),
-                0x88 | 0x89 => self.stack.push(Value::Bool),
+                0x88 | 0x89 => self.stack.push(Value::Bool(opcode == 0x88)),
                 b'K' | b'M' => {
                     let value = self.number(if opcode == b'K' { 1 } else { 2 })?;
                     self.stack.push(Value::Int(value as i64));
@@ -364,7 +396,7 @@ impl<'a> Machine<'a> {
                 b'I' | b'L' => {
                     let line = self.line()?;
                     self.stack.push(match (line, line.trim_end_matches('L').parse()) {
-                        ("00" | "01", _) => Value::Bool,
+                        ("00" | "01", _) => Value::Bool(line == "01"),
                         (_, Ok(value)) => Value::Int(value),
                         _ => return broken(format!("`{line}` is no integer")),
                     });
@@ -490,12 +522,18 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A storage from its persistent id: `("storage", type, key, device, number of elements)`.
+    /// A storage from its persistent id: `("storage", type, key, device, number of elements)`; files of before
+    /// PyTorch 1.6 add `None`.
     fn storage(&self, id: Value) -> Result<Storage, Stop> {
         match self.items(&id)? {
-            [Value::Text(tag), Value::Global(Global::Storage(element)), Value::Text(key), _, Value::Int(len), ..]
-                if &**tag == "storage" && key.len() <= MAX_KEY =>
-            {
+            [
+                Value::Text(tag),
+                Value::Global(Global::Storage(element)),
+                Value::Text(key),
+                _,
+                Value::Int(len),
+                rest @ ..,
+            ] if &**tag == "storage" && key.len() <= MAX_KEY && matches!(rest, [] | [Value::None]) => {
                 let len = usize::try_from(*len).or_else(|_| broken(format!("storage of {len} elements")))?;
                 Ok(Storage { element: *element, key: Rc::clone(key), len })
             }

@@ -356,11 +356,22 @@ impl Config {
     /// The text of `config.json`: keys sorted, indented by 2, only what differs from the type's defaults, and
     /// `model_type` (CFG-24). Reading it gives an equal config.
     pub fn to_json(&self) -> String {
-        let mut entries: Vec<_> = self.diff().into_iter().collect();
-        entries.sort_by(|a, b| a.0.cmp(&b.0));
-        let sorted = Value::Object(entries.into_iter().collect());
+        let sorted = sorted(Value::Object(self.diff()));
         // Serialising a `Value` cannot fail: its keys are strings and its numbers finite.
         format!("{sorted:#}\n")
+    }
+}
+
+/// The same value with the keys of its objects in order, at every level. JSON from outside is at most 128 levels deep.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        plain => plain,
     }
 }
 

@@ -69,11 +69,8 @@ pub(super) fn embeddings(
     width: usize,
     eps: f64,
 ) -> Result<Tensor, FamilyError> {
-    let (vocabulary, reach, types) = (
-        m.config.size("vocab_size")?,
-        m.config.size("max_position_embeddings")?,
-        m.config.size("type_vocab_size")?,
-    );
+    let (vocabulary, reach, types) =
+        (m.config.size("vocab_size")?, m.config.size("max_position_embeddings")?, m.config.size("type_vocab_size")?);
     Ok(s.at("embeddings", |s| {
         let words = nn::embedding(s, "word_embeddings", m.tokens.ids(), [vocabulary, width]);
         let kinds = match m.tokens.type_ids() {

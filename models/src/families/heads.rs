@@ -26,7 +26,12 @@ pub(super) fn pooled_classification(m: &Model<'_>, s: &Scope, hidden: &Tensor) -
 }
 
 /// One class for each sequence from its first token: `classifier.dense`, activation, `classifier.out_proj`.
-pub(super) fn dense_classification(m: &Model<'_>, s: &Scope, hidden: &Tensor, act: Act) -> Result<Outputs, FamilyError> {
+pub(super) fn dense_classification(
+    m: &Model<'_>,
+    s: &Scope,
+    hidden: &Tensor,
+    act: Act,
+) -> Result<Outputs, FamilyError> {
     let width = m.hidden()?;
     let logits = s.at("classifier", |s| {
         let x = act.apply(&linear(s, "dense", &m.tokens.first(hidden), [width, width]));

@@ -152,7 +152,8 @@ pub fn trace(config: &Config, head: Head, options: &Options) -> Result<Traced, F
     let outputs = match build {
         None => {
             let hidden = (family.body)(&model, &root)?;
-            let pooled = options.pooler.then(|| family.pooler.map(|_| model.pooled(&root, &hidden))).flatten().transpose()?;
+            let pooled =
+                options.pooler.then(|| family.pooler.map(|_| model.pooled(&root, &hidden))).flatten().transpose()?;
             let pooled = pooled.map(|pooled| ("pooler_output", pooled));
             std::iter::once(("last_hidden_state", hidden)).chain(pooled).collect()
         }

@@ -191,8 +191,8 @@ impl Module {
                     return Err(problem(format!("module_input_name `{input}`, expected sentence_embedding")));
                 }
                 let name = dense.activation_function.unwrap_or_else(|| "torch.nn.modules.activation.Tanh".into());
-                let act = torch_activation(&name)
-                    .ok_or_else(|| problem(format!("unknown activation_function `{name}`")))?;
+                let act =
+                    torch_activation(&name).ok_or_else(|| problem(format!("unknown activation_function `{name}`")))?;
                 Module::Dense {
                     folder: folder()?,
                     shape: [dense.out_features, dense.in_features],

@@ -104,9 +104,7 @@ impl Sequence {
     /// The position of each token in its sequence, from 0: `i32`, shaped as the ids.
     pub fn positions(&self) -> Tensor {
         match self.layout {
-            Layout::Packed => {
-                self.trace.iota(self.ids.shape(), 0, DType::I32) - self.of_segment(&self.offsets(0))
-            }
+            Layout::Packed => self.trace.iota(self.ids.shape(), 0, DType::I32) - self.of_segment(&self.offsets(0)),
             Layout::Padded => self.trace.iota(self.ids.shape(), 1, DType::I32),
         }
     }

@@ -14,6 +14,7 @@ pub mod op;
 pub mod plan;
 pub mod program;
 pub mod testing;
+pub mod text;
 pub mod types;
 pub mod verify;
 

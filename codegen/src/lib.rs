@@ -1,1 +1,21 @@
-//! Being built.
+//! Lith's code generator: a program and its plan become machine code, and machine code with weights an artifact.
+//! Knows loops and calls; it must not know models, tokenizers or tasks.
+#![forbid(unsafe_code)]
+
+mod artifact;
+mod builder;
+mod compile;
+mod constants;
+mod dims;
+mod entry;
+mod error;
+mod hazards;
+mod link;
+mod loops;
+mod target;
+
+pub use artifact::{WeightData, write_artifact};
+pub use compile::{Module, compile};
+pub use error::CodegenError;
+pub use lith_runtime::kernels::Storage;
+pub use target::Target;

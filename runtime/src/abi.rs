@@ -41,6 +41,29 @@ pub struct Table {
     pub dot_f32: unsafe extern "C" fn(args: *const DotArgs, thread: i64, threads: i64),
     /// Attention over packed sequences.
     pub attention_packed: unsafe extern "C" fn(args: *const AttentionArgs, thread: i64, threads: i64),
+    /// Scalar functions.
+    pub math: MathTable,
+}
+
+/// Functions of 64-bit floats that compiled code calls where it has no form of its own. Pure; any thread calls them.
+#[repr(C)]
+pub struct MathTable {
+    /// `e^x`
+    pub exp: extern "C" fn(f64) -> f64,
+    /// Natural logarithm.
+    pub log: extern "C" fn(f64) -> f64,
+    /// Sine, radians.
+    pub sin: extern "C" fn(f64) -> f64,
+    /// Cosine, radians.
+    pub cos: extern "C" fn(f64) -> f64,
+    /// Hyperbolic tangent.
+    pub tanh: extern "C" fn(f64) -> f64,
+    /// Error function.
+    pub erf: extern "C" fn(f64) -> f64,
+    /// `x^y`
+    pub pow: extern "C" fn(f64, f64) -> f64,
+    /// Remainder with the sign of the first operand.
+    pub rem: extern "C" fn(f64, f64) -> f64,
 }
 
 /// Fills the dims table: every size, offset and stride the program needs, from the values of its symbols in the order of

@@ -6,6 +6,7 @@ pub mod artifact;
 pub mod command;
 pub mod kernels;
 pub mod manifest;
+mod math;
 pub mod model;
 pub mod pipelines;
 pub mod program;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::abi::{Context, DimsFn, EntryFn, Table};
+use crate::abi::{Context, DimsFn, EntryFn, MathTable, Table};
 use crate::artifact::{Artifact, ArtifactError};
 use crate::kernels;
 use crate::manifest::{ArgSize, EntryPoint, Manifest};
@@ -133,6 +133,7 @@ impl Program {
             gemm_panels: kernels::gemm_panels,
             dot_f32: kernels::dot_f32,
             attention_packed: kernels::attention_packed,
+            math: MathTable::default(),
         };
         Ok(Program {
             artifact,

@@ -1,0 +1,110 @@
+//! The sections of constants and of weights: what lies where. Equal constants lie once.
+
+use std::collections::BTreeMap;
+
+use lith_ir::plan::{Layout, Plan};
+use lith_ir::{DType, Literal, Program};
+use lith_runtime::kernels::{Storage, panels_len};
+use lith_runtime::manifest::ParamEntry;
+
+use crate::CodegenError;
+
+/// Every constant and weight starts at a multiple of this: a cache line.
+const ALIGNMENT: usize = 64;
+
+/// The section of constants.
+#[derive(Debug, Default)]
+pub struct Constants {
+    bytes: Vec<u8>,
+    known: BTreeMap<(DType, Vec<u8>), usize>,
+}
+
+impl Constants {
+    /// Where a constant lies; added on first use.
+    pub fn place(&mut self, value: &Literal) -> usize {
+        let key = (value.dtype(), value.bytes().to_vec());
+        if let Some(&at) = self.known.get(&key) {
+            return at;
+        }
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(value.bytes());
+        self.known.insert(key, at);
+        at
+    }
+
+    /// The section.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// The weight section's table of contents.
+#[derive(Debug, Default)]
+pub struct Weights {
+    /// The parameters as they are stored.
+    pub entries: Vec<ParamEntry>,
+    index: BTreeMap<(String, Layout), usize>,
+}
+
+impl Weights {
+    /// Lays out every parameter in every layout that the plan wants. `stored` tells for each parameter and layout
+    /// how `f32` is stored.
+    ///
+    /// # Errors
+    /// When the size of a parameter is not known or does not fit this machine.
+    pub fn new(
+        program: &Program,
+        plan: &Plan,
+        stored: impl Fn(&str, Layout) -> DType,
+    ) -> Result<Weights, CodegenError> {
+        let mut weights = Weights::default();
+        let mut end = 0u64;
+        for (name, layouts) in &plan.layouts {
+            let wrong = |problem: String| CodegenError::Weight { name: name.clone(), problem };
+            let ty = program.params.get(name).ok_or_else(|| wrong("is not one of the program".into()))?;
+            let shape = ty.static_shape().ok_or_else(|| wrong(format!("{ty} has no fixed size")))?;
+            for &layout in layouts {
+                let dtype = if ty.dtype == DType::F32 { stored(name, layout) } else { ty.dtype };
+                let bytes = match (layout, &shape[..]) {
+                    (Layout::Panels, &[n, k]) => {
+                        let storage = storage(dtype).ok_or_else(|| wrong(format!("{dtype} in panels")))?;
+                        panels_len(n, k, storage).map_err(|e| wrong(e.to_string()))?
+                    }
+                    (Layout::Panels, _) => return Err(wrong(format!("{ty} in panels"))),
+                    (Layout::Rows, shape) => shape
+                        .iter()
+                        .try_fold(dtype.size(), |a, &d| a.checked_mul(d))
+                        .ok_or_else(|| wrong(format!("{ty} is too large")))?,
+                };
+                let offset = end.next_multiple_of(ALIGNMENT as u64);
+                end = offset.checked_add(bytes as u64).ok_or_else(|| wrong("the weights are too large".into()))?;
+                weights.index.insert((name.clone(), layout), weights.entries.len());
+                weights.entries.push(ParamEntry {
+                    name: name.clone(),
+                    dtype,
+                    shape: shape.clone(),
+                    panels: layout == Layout::Panels,
+                    offset,
+                    bytes: bytes as u64,
+                });
+            }
+        }
+        Ok(weights)
+    }
+
+    /// A parameter in a layout.
+    pub fn get(&self, name: &str, layout: Layout) -> Option<&ParamEntry> {
+        self.index.get(&(name.to_string(), layout)).map(|&i| &self.entries[i])
+    }
+}
+
+/// How panels of this dtype are stored.
+pub fn storage(dtype: DType) -> Option<Storage> {
+    match dtype {
+        DType::F32 => Some(Storage::F32),
+        DType::Bf16 => Some(Storage::Bf16),
+        DType::F16 => Some(Storage::F16),
+        _ => None,
+    }
+}

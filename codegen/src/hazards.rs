@@ -1,0 +1,90 @@
+//! Which kernels touch the same bytes: a barrier stands only between those. Knows regions of memory.
+
+use lith_ir::{Dim, Symbols};
+
+/// Bytes that a kernel touches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Region {
+    /// Offset and size in the arena.
+    Arena(Dim, Dim),
+    /// A result of the graph.
+    Result(usize),
+    /// A state.
+    State(String),
+    /// What nothing writes while the graph runs: arguments, weights, constants.
+    Constant,
+}
+
+impl Region {
+    /// Whether two regions may have a byte in common.
+    fn overlaps(&self, other: &Region, symbols: &Symbols) -> bool {
+        match (self, other) {
+            (Region::Constant, _) | (_, Region::Constant) => false,
+            (Region::Arena(a, a_size), Region::Arena(b, b_size)) => {
+                let before = |a: &Dim, size: &Dim, b: &Dim| {
+                    (b.clone() - a.clone() - size.clone()).bounds(symbols).0 >= 0
+                };
+                !before(a, a_size, b) && !before(b, b_size, a)
+            }
+            _ => self == other,
+        }
+    }
+}
+
+/// A read or write of a region.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The bytes.
+    pub region: Region,
+    /// Whether they are written.
+    pub write: bool,
+}
+
+/// What kernels have touched since the last barrier.
+#[derive(Debug, Default)]
+pub struct Hazards(Vec<Access>);
+
+impl Hazards {
+    /// Whether kernels that run at the same time would race with these accesses.
+    pub fn conflict(&self, accesses: &[Access], symbols: &Symbols) -> bool {
+        let races = |a: &Access, b: &Access| (a.write || b.write) && a.region.overlaps(&b.region, symbols);
+        accesses.iter().any(|a| self.0.iter().any(|b| races(a, b)))
+    }
+
+    /// Adds a kernel's accesses.
+    pub fn add(&mut self, accesses: Vec<Access>) {
+        self.0.extend(accesses);
+    }
+
+    /// Whether any kernel ran since the last barrier.
+    pub fn pending(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// A barrier.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lith_ir::Symbol;
+
+    #[test]
+    fn only_common_bytes_conflict() {
+        let t = Dim::symbol(&Symbol::new("t"));
+        let symbols = Symbols::new();
+        let region = |at: Dim, write| Access { region: Region::Arena(at, t.clone() * Dim::from(4i64)), write };
+        let mut hazards = Hazards::default();
+        hazards.add(vec![region(Dim::default(), true), Access { region: Region::Constant, write: false }]);
+        assert!(!hazards.conflict(&[region(t.clone() * Dim::from(4i64), true)], &symbols));
+        assert!(hazards.conflict(&[region(t.clone() * Dim::from(2i64), false)], &symbols));
+        assert!(!hazards.conflict(&[Access { region: Region::Result(0), write: true }], &symbols));
+        let mut reads = Hazards::default();
+        reads.add(vec![region(Dim::default(), false)]);
+        assert!(!reads.conflict(&[region(Dim::default(), false)], &symbols));
+        assert!(reads.conflict(&[region(Dim::default(), true)], &symbols));
+    }
+}

@@ -90,7 +90,7 @@ const QUESTION_ANSWERING: &[ArgSpec] = &[
     arg("doc_stride", ArgKind::Int, "half of max_seq_len, at most 128", "tokens by which windows of a long context overlap"),
     arg("max_answer_len", ArgKind::Int, "15", "longest answer, in tokens"),
     arg("max_seq_len", ArgKind::Int, "the model's limit, at most 384", "length of a window with the question, in tokens"),
-    arg("max_question_len", ArgKind::Int, "no limit", "cut the question to this many tokens"),
+    arg("max_question_len", ArgKind::Int, "no limit", "accepted without effect, as upstream: only the context is cut"),
     arg("handle_impossible_answer", ArgKind::Bool, "false", "let the empty answer take part"),
     arg("align_to_words", ArgKind::Bool, "true", "widen answers to whole words"),
     PADDING,

@@ -4,7 +4,7 @@
 
 Under Transformers 5 it writes every task but question answering, which that version no longer has; under 4.57 it writes question
 answering alone. FIXTURES/pipelines/<task>.json: {"task", "transformers", "cases": [{"name", "model_dir", "args", "inputs",
-"outputs"}]}. `args` are the keyword arguments of the call, `inputs` its positional argument. A case the pipeline refuses has
+"outputs"}]}. `model_dir` is relative to FIXTURES, `args` are the keyword arguments of the call, `inputs` its positional argument. A case the pipeline refuses has
 "error": true in place of "outputs". The models run in double precision on the stored float32 weights.
 """
 import os
@@ -63,8 +63,8 @@ class Task:
             row["error"] = True
         self.cases.append(row)
 
-    def write(self):
-        dump(self.fixtures / "pipelines" / f"{self.task}.json", {"task": self.task, "transformers": tf.__version__, "cases": self.cases})
+    def write(self, name=None):
+        dump(self.fixtures / "pipelines" / f"{name or self.task}.json", {"task": self.task, "transformers": tf.__version__, "cases": self.cases})
 
 
 def text_classification(fixtures):
@@ -178,6 +178,16 @@ def zero_shot(fixtures):
     t.write()
 
 
+def reviews(fixtures):
+    """The bundled model, beside the fixtures; own sentences."""
+    t = Task(fixtures, "text-classification")
+    bundled = "../../models/bundled/reviews"
+    texts = ["What a wonderful film!", "A dull, lifeless mess.", "not good", "It is not bad at all.", "", "Ein schöner Film über München.", LONG[:300]]
+    t.case("one text", bundled, texts[0])
+    t.case("texts", bundled, texts, top_k=None)
+    t.write("reviews")
+
+
 def question_answering(fixtures):
     t = Task(fixtures, "question-answering")
     where = {"question": "Where does Jean-Luc live?", "context": "Jean-Luc lives in New York, at 25 Main Street."}
@@ -221,7 +231,7 @@ def main():
     tf.logging.set_verbosity_error()
     if OLD:
         return question_answering(fixtures)
-    for make in (text_classification, token_classification, fill_mask, feature_extraction, zero_shot):
+    for make in (text_classification, token_classification, fill_mask, feature_extraction, zero_shot, reviews):
         make(fixtures)
 
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod canonicalize;
+pub mod check;
 pub mod dump;
 mod fuse;
 mod layout;

@@ -89,7 +89,10 @@ fn place(graph: &Graph, symbols: &Symbols, arenas: &BTreeMap<&str, Dim>, plan: &
             blocks.push(Block { what: What::Arena(*core), bytes, live: (i, i) });
         }
     }
-    let in_place = |a: &Block, b: &Block| shares(graph, &stored, &plan.kernels, a, b);
+    let in_place = |a: &Block, b: &Block| match (a.what, b.what) {
+        (What::Value(v), What::Value(w)) => shares(graph, &stored, &plan.kernels, v, w),
+        _ => false,
+    };
     let (offsets, arena) = pack(&blocks, symbols, &in_place);
     let mut call_arenas = BTreeMap::new();
     for (block, offset) in blocks.iter().zip(offsets) {
@@ -126,11 +129,11 @@ pub(crate) fn live_range(value: Value, stored: &Stored<'_>, kernels: &[Kernel]) 
 
 /// Whether one of two values may take the very bytes of the other although both are needed by one kernel: the kernel
 /// that reads one last stores the other, element by element at the index it reads.
-fn shares(graph: &Graph, stored: &Stored<'_>, kernels: &[Kernel], a: &Block, b: &Block) -> bool {
-    let (What::Value(v), What::Value(w)) = (a.what, b.what) else { return false };
-    let (old, new, at) = match (a.live.1 == b.live.0, b.live.1 == a.live.0) {
-        (true, false) => (v, w, b.live.0),
-        (false, true) => (w, v, a.live.0),
+pub(crate) fn shares(graph: &Graph, stored: &Stored<'_>, kernels: &[Kernel], v: Value, w: Value) -> bool {
+    let (a, b) = (live_range(v, stored, kernels), live_range(w, stored, kernels));
+    let (old, new, at) = match (a.1 == b.0, b.1 == a.0) {
+        (true, false) => (v, w, b.0),
+        (false, true) => (w, v, a.0),
         _ => return false,
     };
     let kernel = &kernels[at];

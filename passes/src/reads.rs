@@ -4,7 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::plan::Kernel;
-use lith_ir::{Class, Graph, Op, Value};
+use lith_ir::{Graph, Op, Value};
+
+/// Whether the op's value is in memory before the graph runs.
+pub(crate) fn is_outside(op: &Op) -> bool {
+    matches!(op, Op::Arg { .. } | Op::Param { .. } | Op::Const { .. } | Op::StateRead { .. })
+}
 
 /// The stored values of a graph.
 pub(crate) struct Stored<'a> {
@@ -38,7 +43,7 @@ impl<'a> Stored<'a> {
 
     /// The stored values a kernel reads: roots of its operands, sources left out.
     pub fn reads(&self, kernel: &Kernel) -> BTreeSet<Value> {
-        let computed = |v: &Value| self.graph.node(v.node).op.class() != Class::Source;
+        let computed = |v: &Value| !is_outside(&self.graph.node(v.node).op);
         self.operands(kernel).into_iter().map(|v| self.root(v)).filter(computed).collect()
     }
 }

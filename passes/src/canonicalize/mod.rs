@@ -1,9 +1,11 @@
-//! Simplification that never changes a bit of a result: dead nodes, equal nodes, rewrites by equation ([`rules`]) and
+//! Simplification that never changes a bit of a result: dead nodes, equal nodes, rewrites by equation (one table of rules) and
 //! folding of constants. Runs to a fixed point; same graph, same result.
 
 mod common;
+mod fold;
+mod rules;
 
-use lith_ir::Graph;
+use lith_ir::{Graph, GraphError};
 
 use crate::{Compiled, PassError};
 
@@ -21,8 +23,25 @@ pub(crate) fn simplify(name: &str, graph: &mut Graph) -> Result<(), PassError> {
     loop {
         let changed = common::merge_equal(graph).map_err(&in_graph)?;
         graph.prune();
-        if !changed {
+        if !rewrite(name, graph).map_err(&in_graph)? && !changed {
             return Ok(());
         }
+        graph.prune();
     }
+}
+
+/// Applies the first rule that fits to every node, operands before users. Whether any did.
+fn rewrite(name: &str, graph: &mut Graph) -> Result<bool, GraphError> {
+    let mut changed = false;
+    for node in graph.topological()? {
+        for (rule, apply) in rules::RULES {
+            if let Some(value) = apply(graph, node)? {
+                tracing::trace!(graph = name, path = &*graph.node(node).path, rule, "rewritten");
+                graph.replace(node.into(), value);
+                changed = true;
+                break;
+            }
+        }
+    }
+    Ok(changed)
 }

@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use lith_ir::plan::KernelKind;
 use lith_ir::{Dim, Graph, NodeId, Op, Value};
 
-use super::identity;
-use super::role::{IndexMap, Role, compose, operand_index, role, unit_axes};
+use super::role::{IndexMap, Role, compose, identity, operand_index, role, unit_axes};
 use crate::PassError;
 
 /// What kind of kernel a group becomes.
@@ -48,7 +47,7 @@ pub(super) struct Groups<'g> {
 }
 
 /// Whether `small` is `domain` without its last axis, or with 1 for it.
-pub(super) fn is_row_of(small: &[Dim], domain: &[Dim]) -> bool {
+pub(crate) fn is_row_of(small: &[Dim], domain: &[Dim]) -> bool {
     let Some((_, rows)) = domain.split_last() else { return false };
     small == rows || small.split_last().is_some_and(|(last, s)| s == rows && last.as_const() == Some(1))
 }

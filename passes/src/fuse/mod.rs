@@ -10,10 +10,13 @@ use std::collections::BTreeSet;
 use lith_ir::plan::{GraphPlan, Kernel, KernelKind};
 use lith_ir::{DType, Dim, Graph, NodeId, Op};
 
-use crate::reads::Stored;
+use crate::reads::{Stored, is_outside};
 use crate::{Compiled, PassError};
-use group::{Groups, Kind, is_row_of};
-use role::{Role, cost, identity};
+use group::{Groups, Kind};
+use role::{Role, cost};
+
+pub(crate) use group::is_row_of;
+pub(crate) use role::{IndexMap, compose, identity, operand_index};
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     for (name, graph) in compiled.program.graphs() {
@@ -176,7 +179,7 @@ fn emit(name: &str, graph: &Graph, groups: &Groups<'_>) -> Result<Vec<Kernel>, P
             }
             match (&graph.node(value.node).op, graph.operand(value.node, 0)) {
                 (Op::Reshape { .. }, Some(x)) => value = x,
-                (Op::Arg { .. } | Op::Param { .. } | Op::Const { .. } | Op::StateRead { .. }, _) => return Ok(()),
+                (op, _) if is_outside(op) => return Ok(()),
                 (op, _) => return Err(PassError::broken(name, format!("`{}` is read and not stored", op.name()))),
             }
         }

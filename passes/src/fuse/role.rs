@@ -75,15 +75,15 @@ pub(super) fn cost(op: &Op) -> usize {
 }
 
 /// The index of an operand as axes of an index of the reader; `None` where an axis of size 1 has index 0 anyway.
-pub(super) type IndexMap = Vec<Option<usize>>;
+pub(crate) type IndexMap = Vec<Option<usize>>;
 
 /// `0, 1, ..` for a shape.
-pub(super) fn identity(shape: &[Dim]) -> IndexMap {
+pub(crate) fn identity(shape: &[Dim]) -> IndexMap {
     shape.iter().enumerate().map(|(i, d)| (d.as_const() != Some(1)).then_some(i)).collect()
 }
 
 /// At which index of operand `position` a node at some index reads: one picked from the axes of that index, else `None`.
-pub(super) fn operand_index(graph: &Graph, node: NodeId, position: usize, operand: Value) -> Option<IndexMap> {
+pub(crate) fn operand_index(graph: &Graph, node: NodeId, position: usize, operand: Value) -> Option<IndexMap> {
     let shape = &graph.ty(operand).shape;
     match (&graph.node(node).op, position) {
         (Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. }, _) => {
@@ -118,6 +118,6 @@ pub(super) fn unit_axes(from: &[Dim], to: &[Dim]) -> Option<IndexMap> {
 }
 
 /// `outer` after `inner`: the index of what `inner` reads by the index that `outer` is over.
-pub(super) fn compose(outer: &IndexMap, inner: &IndexMap) -> IndexMap {
+pub(crate) fn compose(outer: &IndexMap, inner: &IndexMap) -> IndexMap {
     inner.iter().map(|axis| axis.and_then(|a| outer.get(a).copied().flatten())).collect()
 }

@@ -1,6 +1,11 @@
 //! Programs that the tests compile: encoders written by hand, as a tracer would record them.
 #![allow(dead_code)]
 
+pub mod execute;
+
+use std::collections::BTreeMap;
+
+use lith_ir::interp::Tensor;
 use lith_ir::{Activation, Builder, DType, Dim, Graph, Op, Program, Symbol, SymbolInfo, Type, Value};
 
 pub const HIDDEN: i64 = 32;
@@ -8,6 +13,31 @@ pub const HEADS: usize = 2;
 
 pub fn sym(name: &str) -> Dim {
     Dim::symbol(&Symbol::new(name))
+}
+
+/// Values of the symbols from the shapes of arguments and states: of those that a dimension consists of, or has times a
+/// number plus a number.
+pub fn symbols_of(
+    program: &Program,
+    entry: &str,
+    args: &[Tensor],
+    states: &BTreeMap<String, Tensor>,
+) -> BTreeMap<Symbol, i64> {
+    let graph = &program.entries[entry];
+    let mut sizes: Vec<(Dim, i64)> = Vec::new();
+    let mut add = |ty: &Type, t: &Tensor| {
+        sizes.extend(ty.shape.iter().cloned().zip(t.shape().iter().map(|&n| n as i64)));
+    };
+    graph.args().iter().zip(args).for_each(|(&a, t)| add(graph.ty(a.into()), t));
+    states.iter().for_each(|(name, t)| add(&program.states[name], t));
+    let mut found: BTreeMap<Symbol, i64> = BTreeMap::new();
+    for (dim, size) in sizes {
+        if let [symbol] = &dim.symbols()[..] {
+            let value = (0..=size).find(|&v| dim.eval(&|_| Some(v)) == Ok(size));
+            found.insert(symbol.clone(), value.expect("a size that no value of the symbol gives"));
+        }
+    }
+    found
 }
 
 /// A graph under construction together with the parameters it uses.

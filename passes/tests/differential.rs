@@ -1,0 +1,98 @@
+//! What a plan computes is what the program says: cases of every op and random graphs, through every stage, against the
+//! reference interpreter on the program as it was.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::execute::Execution;
+use common::{bert, numbered, symbols_of};
+use lith_ir::interp::{Mode, Tensor};
+use lith_ir::testing::{Case, Rng, cases_for, close, random_case};
+use lith_ir::{DType, Op, Program, verify};
+use lith_passes::check::{check, check_memory};
+use lith_passes::{Options, Stage, run, run_until};
+
+fn hold(case: &Case) {
+    for &stage in Stage::ALL {
+        let compiled = run_until(case.program.clone(), stage).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        verify(&compiled.program).unwrap_or_else(|e| panic!("{} after {}: {e}", case.name, stage.name()));
+        if stage >= Stage::Fuse {
+            check(&compiled).unwrap_or_else(|e| panic!("{} after {}: {e}", case.name, stage.name()));
+        }
+    }
+    let compiled = run(case.program.clone(), &Options::default()).unwrap();
+    let symbols = symbols_of(&case.program, "main", &case.args, &case.states);
+    check_memory(&compiled, &|s| symbols.get(s).copied()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    let (found, states) = Execution::run(&compiled, "main", &case.args, &case.params, &case.states, symbols);
+    case.check(&found).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    let mut expected = case.states.clone();
+    case.run_with(Mode::Rounded, &mut expected).unwrap();
+    for (name, state) in expected {
+        close(&state, &states[&name], 0.0).unwrap_or_else(|e| panic!("{}: state `{name}`: {e}", case.name));
+    }
+}
+
+#[test]
+fn every_op() {
+    let mut rng = Rng::new(7);
+    for op in Op::NAMES {
+        let cases = cases_for(op, &mut rng);
+        assert!(!cases.is_empty(), "no case of `{op}`");
+        cases.iter().for_each(hold);
+    }
+}
+
+/// Whole encoders, in both layouts, with layers as functions.
+#[test]
+fn encoders() {
+    for padded in [false, true] {
+        for layers in [0, 1, 3] {
+            hold(&case_of(numbered(layers, padded), padded, &format!("{layers} layers, padded: {padded}")));
+        }
+        hold(&case_of(bert(3, padded, &|_| "encoder.group.0.layer.0".into()), padded, "shared layers"));
+    }
+}
+
+/// A program of [`common`] with random parameters, on three sequences of 5, 1 and 7 tokens.
+fn case_of(program: Program, padded: bool, name: &str) -> Case {
+    let mut rng = Rng::new(11);
+    let params = program.params.iter().map(|(name, ty)| {
+        let shape = ty.static_shape().unwrap();
+        let values = (0..shape.iter().product()).map(|_| rng.between(-0.3, 0.3)).collect();
+        (name.clone(), Tensor::floats(DType::F32, &shape, values).unwrap())
+    });
+    let params = params.collect();
+    let mut ids = |shape: &[usize]| {
+        let values = (0..shape.iter().product()).map(|_| rng.below(100) as i64).collect();
+        Tensor::ints(DType::I32, shape, values).unwrap()
+    };
+    let args = if padded {
+        let seen = [5, 1, 7].iter().flat_map(|&n| (0..7).map(move |i| i64::from(i < n))).collect();
+        vec![ids(&[3, 7]), Tensor::ints(DType::Bool, &[3, 7], seen).unwrap()]
+    } else {
+        vec![ids(&[13]), Tensor::ints(DType::I32, &[4], vec![0, 5, 6, 13]).unwrap()]
+    };
+    let mut program = program;
+    let encode = program.entries.remove("encode").unwrap();
+    program.entries.insert("main".into(), encode);
+    Case { name: name.into(), program, args, params, states: BTreeMap::new(), tolerance: 1e-5 }
+}
+
+#[test]
+fn random_graphs() {
+    for seed in 0..150 {
+        hold(&random_case(seed));
+    }
+}
+
+/// No figure of the plan hangs on chance, such as the order of a hash table.
+#[test]
+fn the_same_program_has_the_same_plan() {
+    for seed in 0..20 {
+        let case = random_case(seed);
+        let plans: Vec<String> =
+            (0..2).map(|_| format!("{:?}", run(case.program.clone(), &Options::default()).unwrap().plan)).collect();
+        assert_eq!(plans[0], plans[1]);
+    }
+}

@@ -82,8 +82,6 @@ pub(crate) trait Simd: Copy + 'static {
     /// # Safety
     /// `p` is writable for 16 values.
     unsafe fn store(self, p: *mut f32, v: Self::V);
-    /// Asks for the line at `p` (any address; never faults).
-    fn prefetch<T>(self, p: *const T);
 
     fn splat(self, x: f32) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -187,8 +185,6 @@ impl Simd for Portable {
         // SAFETY: the caller's promise.
         unsafe { p.cast::<[f32; LANES]>().write_unaligned(v) }
     }
-    #[inline(always)]
-    fn prefetch<T>(self, _: *const T) {}
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         [x; LANES]

@@ -25,7 +25,7 @@ fn polynomial<S: Simd>(s: S, x: S::V, c: &[f32]) -> S::V {
 
 /// 2^f on [-1/2, 1/2]: relative error 2^-29.
 const EXP2: [f32; 7] =
-    [1.0, 0.693_147_2, 0.240_226_46, 0.055_503_286, 0.009_618_489, 0.001_339_993_1, 0.000_153_458_27];
+    [1.0, std::f32::consts::LN_2, 0.240_226_46, 0.055_503_286, 0.009_618_489, 0.001_339_993_1, 0.000_153_458_27];
 /// log2(e), and what its f32 value lacks.
 pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 const LOG2_E_REST: f32 = 1.925_963e-8;

@@ -108,10 +108,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn prefetch<T>(self, p: *const T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         [unsafe { _mm256_set1_ps(x) }; 2]
     }
@@ -270,10 +266,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Self::V) {
         unsafe { _mm512_storeu_ps(p, v) }
-    }
-    #[inline(always)]
-    fn prefetch<T>(self, p: *const T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {

@@ -28,7 +28,8 @@ impl Case {
         let positions = longest + random.pick(&[1, 10]);
         let bias = random.pick(&[false, true]).then(|| (positions, random.values(heads * (2 * positions - 1))));
         let mask = random.pick(&[false, false, true]).then(|| {
-            let one = |random: &mut Random| if random.bits() % 4 == 0 { f32::NEG_INFINITY } else { random.value() };
+            let one =
+                |random: &mut Random| if random.bits().is_multiple_of(4) { f32::NEG_INFINITY } else { random.value() };
             (0..tokens).map(|_| one(random)).collect()
         });
         Case {

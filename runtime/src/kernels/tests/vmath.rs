@@ -14,12 +14,10 @@ impl<F: Function> Kernel for Apply<'_, F> {
     fn run<S: Simd>(self, s: S) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.1.len());
         for x in self.1.chunks(LANES) {
-            // SAFETY: at most `x.len()` values are read.
-            let x = if x.len() == LANES {
-                unsafe { s.load(x.as_ptr()) }
-            } else {
-                unsafe { s.load_partial(x.as_ptr(), x.len(), 0.0) }
-            };
+            let mut full = [0.0; LANES];
+            full[..x.len()].copy_from_slice(x);
+            // SAFETY: the array is a vector long.
+            let x = unsafe { s.load(full.as_ptr()) };
             out.extend_from_slice(&s.to_array(self.0.apply(s, x)));
         }
         out.truncate(self.1.len());

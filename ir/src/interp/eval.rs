@@ -59,7 +59,8 @@ pub(super) fn evaluate(
             }
             let mut strides = layout::strides(x.shape());
             let offset = from as usize * strides[*axis];
-            strides[*axis] = strides[*axis].saturating_mul(*step);
+            // A step beyond the axis is never taken, and may not fit.
+            strides[*axis] = if shape[*axis] > 1 { strides[*axis] * step } else { 0 };
             layout::strided(x.data(), &shape, &strides, offset)
         }
         Op::Concat { axis } => {

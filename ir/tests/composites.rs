@@ -1,0 +1,404 @@
+//! Composites, as the interpreter decomposes them, against formulas written out in plain `f64`.
+
+use lith_ir::decompose::decompose_all;
+use lith_ir::interp::{Interpreter, Mode, Tensor};
+use lith_ir::testing::{Rng, cases_for, tolerance};
+use lith_ir::{Activation, Class, DType, Dim, Graph, Op, Pool, Program, Symbol, SymbolInfo, Type, Value};
+
+fn floats(shape: &[usize], values: Vec<f64>) -> Tensor {
+    Tensor::floats(DType::F64, shape, values).unwrap()
+}
+
+fn random(rng: &mut Rng, shape: &[usize]) -> Tensor {
+    let count = shape.iter().product();
+    floats(shape, (0..count).map(|_| rng.between(-2.0, 2.0)).collect())
+}
+
+/// The result of one op on these operands.
+fn run_in(mode: Mode, op: Op, operands: &[Option<&Tensor>]) -> Tensor {
+    let mut graph = Graph::new();
+    let mut values: Vec<Option<Value>> = Vec::new();
+    let mut args = Vec::new();
+    for operand in operands {
+        let Some(tensor) = operand else {
+            values.push(None);
+            continue;
+        };
+        let index = args.len();
+        let ty = Type::new(tensor.dtype(), tensor.shape().iter().copied());
+        values.push(Some(graph.add(Op::Arg { index, name: format!("x{index}"), ty }, &[], "").unwrap()));
+        args.push((*tensor).clone());
+    }
+    let y = graph.add_with(op, &values, "test").unwrap();
+    graph.add_result("y", y.into());
+    let mut program = Program::new("test");
+    program.entries.insert("main".into(), graph);
+    Interpreter::new(&program, mode).unwrap().run_pure("main", &args).unwrap().remove(0)
+}
+
+fn run(op: Op, operands: &[Option<&Tensor>]) -> Tensor {
+    run_in(Mode::Exact, op, operands)
+}
+
+fn near(found: &Tensor, expected: &[f64]) {
+    let found = found.as_floats().unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!(f == e || (f - e).abs() <= 1e-12 * e.abs().max(1.0), "element {i}: {f}, expected {e}");
+    }
+}
+
+#[test]
+fn decompositions_are_primitives_and_leave_nothing_behind() {
+    for name in Op::NAMES {
+        for case in cases_for(name, &mut Rng::new(11)) {
+            let mut graph = case.program.entries["main"].clone();
+            let composites =
+                |g: &Graph| g.petgraph().node_weights().filter(|n| n.op.class() == Class::Composite).count();
+            let before = composites(&graph);
+            assert_eq!(decompose_all(&mut graph, |_| true).unwrap(), before);
+            assert_eq!(composites(&graph), 0, "{}", case.name);
+            assert_eq!(graph.prune(), 0, "{}", case.name);
+            let at_path =
+                graph.petgraph().node_weights().all(|n| n.op.class() == Class::Source || &*n.path == "block.op");
+            assert!(at_path, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn activations() {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let relu6 = |x: f64| x.clamp(0.0, 6.0);
+    let points: Vec<f64> = (-80..=80).map(|i| i as f64 / 4.0).collect();
+    let x = floats(&[points.len()], points.clone());
+    for &f in Activation::ALL {
+        let formula = |x: f64| match f {
+            Activation::Relu => x.max(0.0),
+            Activation::Gelu => x / 2.0 * (1.0 + libm::erf(x / 2f64.sqrt())),
+            Activation::GeluTanh => {
+                x / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
+            Activation::QuickGelu => x * sigmoid(1.702 * x),
+            Activation::Sigmoid => sigmoid(x),
+            Activation::Silu => x * sigmoid(x),
+            Activation::Mish => x * x.exp().ln_1p().tanh(),
+            Activation::Relu2 => x.max(0.0).powi(2),
+            Activation::Relu6 => relu6(x),
+            Activation::Hardswish => x * relu6(x + 3.0) / 6.0,
+            Activation::LeakyRelu => {
+                if x > 0.0 {
+                    x
+                } else {
+                    0.01 * x
+                }
+            }
+        };
+        near(&run(Op::Activation { f }, &[Some(&x)]), &points.iter().map(|&x| formula(x)).collect::<Vec<_>>());
+    }
+    // Far out in `f32` nothing overflows into NaN.
+    let far = Tensor::floats(DType::F32, &[2], vec![-1e4, 1e4]).unwrap();
+    for &f in Activation::ALL {
+        let y = run_in(Mode::Rounded, Op::Activation { f }, &[Some(&far)]);
+        assert!(y.as_floats().unwrap().iter().all(|v| v.is_finite()), "{}: {y:?}", f.name());
+    }
+}
+
+#[test]
+fn softmax() {
+    let inf = f64::INFINITY;
+    let x = floats(&[3, 3], vec![1.0, 2.0, 3.0, 1000.0, -inf, 1000.0, -inf, -inf, -inf]);
+    let e: Vec<f64> = [1f64, 2.0, 3.0].iter().map(|x| x.exp()).collect();
+    let sum: f64 = e.iter().sum();
+    let expected = [e[0] / sum, e[1] / sum, e[2] / sum, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0];
+    near(&run(Op::Softmax {}, &[Some(&x)]), &expected);
+    near(&run(Op::Softmax {}, &[Some(&floats(&[2, 0], vec![]))]), &[]);
+    let nan = run(Op::Softmax {}, &[Some(&floats(&[2], vec![f64::NAN, 0.0]))]);
+    assert!(nan.as_floats().unwrap().iter().all(|v| v.is_nan()));
+}
+
+#[test]
+fn norms() {
+    let mut rng = Rng::new(5);
+    let (rows, n) = (4, 7);
+    let (x, w, b) = (random(&mut rng, &[rows, n]), random(&mut rng, &[n]), random(&mut rng, &[n]));
+    let row = |r: usize| &x.as_floats().unwrap()[r * n..(r + 1) * n];
+    let normed = |eps: f64| {
+        (0..rows).flat_map(move |r| {
+            let mean = row(r).iter().sum::<f64>() / n as f64;
+            let var = row(r).iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+            row(r).iter().map(move |v| (v - mean) / (var + eps).sqrt()).collect::<Vec<_>>()
+        })
+    };
+    let (w0, b0) = (w.as_floats().unwrap(), b.as_floats().unwrap());
+    let full: Vec<f64> = normed(1e-5).enumerate().map(|(i, v)| v * w0[i % n] + b0[i % n]).collect();
+    near(&run(Op::LayerNorm { eps: 1e-5 }, &[Some(&x), Some(&w), Some(&b)]), &full);
+    let biased: Vec<f64> = normed(0.5).enumerate().map(|(i, v)| v + b0[i % n]).collect();
+    near(&run(Op::LayerNorm { eps: 0.5 }, &[Some(&x), None, Some(&b)]), &biased);
+    near(&run(Op::LayerNorm { eps: 0.5 }, &[Some(&x)]), &normed(0.5).collect::<Vec<_>>());
+
+    let unit: Vec<f64> = (0..rows)
+        .flat_map(|r| {
+            let norm = row(r).iter().map(|v| v * v).sum::<f64>().sqrt();
+            row(r).iter().map(move |v| v / norm).collect::<Vec<_>>()
+        })
+        .collect();
+    near(&run(Op::L2Norm { eps: 1e-12 }, &[Some(&x)]), &unit);
+    near(&run(Op::L2Norm { eps: 2.0 }, &[Some(&floats(&[2], vec![0.6, 0.8]))]), &[0.3, 0.4]);
+}
+
+#[test]
+fn linear() {
+    let mut rng = Rng::new(6);
+    let (x, w, b) = (random(&mut rng, &[2, 3, 5]), random(&mut rng, &[4, 5]), random(&mut rng, &[4]));
+    let (x0, w0, b0) = (x.as_floats().unwrap(), w.as_floats().unwrap(), b.as_floats().unwrap());
+    let y = |r: usize, n: usize| (0..5).map(|k| x0[r * 5 + k] * w0[n * 5 + k]).sum::<f64>();
+    let plain: Vec<f64> = (0..6).flat_map(|r| (0..4).map(move |n| y(r, n))).collect();
+    near(&run(Op::Linear {}, &[Some(&x), Some(&w)]), &plain);
+    let biased: Vec<f64> = plain.iter().enumerate().map(|(i, v)| v + b0[i % 4]).collect();
+    let found = run(Op::Linear {}, &[Some(&x), Some(&w), Some(&b)]);
+    assert_eq!(found.shape(), [2, 3, 4]);
+    near(&found, &biased);
+}
+
+/// Element of a row and a column.
+type Rows<'a> = &'a dyn Fn(usize, usize) -> f64;
+
+/// Attention of one query head, written out: `seen(i, j)` and `bias(i, j)` tell what query `i` makes of key `j`.
+fn attend(
+    (q, sq): (Rows<'_>, usize),
+    (k, v, sk): (Rows<'_>, Rows<'_>, usize),
+    d: usize,
+    scale: f64,
+    seen: &dyn Fn(usize, usize) -> bool,
+    bias: &dyn Fn(usize, usize) -> f64,
+) -> Vec<f64> {
+    let mut out = Vec::new();
+    for i in 0..sq {
+        let weight = |j: usize| {
+            let dot: f64 = (0..d).map(|c| q(i, c) * k(j, c)).sum();
+            if seen(i, j) { (dot * scale + bias(i, j)).exp() } else { 0.0 }
+        };
+        let total: f64 = (0..sk).map(weight).sum();
+        for c in 0..d {
+            let sum: f64 = (0..sk).map(|j| weight(j) * v(j, c)).sum();
+            out.push(if total == 0.0 { 0.0 } else { sum / total });
+        }
+    }
+    out
+}
+
+#[test]
+fn padded_attention() {
+    let mut rng = Rng::new(7);
+    let (b, sq, sk, heads, kv_heads, d, scale) = (2usize, 3usize, 5usize, 4usize, 2usize, 3usize, 0.6);
+    let q = random(&mut rng, &[b, sq, heads * d]);
+    let (k, v) = (random(&mut rng, &[b, sk, kv_heads * d]), random(&mut rng, &[b, sk, kv_heads * d]));
+    let table = random(&mut rng, &[heads, 5]);
+    let mask_values = [1, 0, 1, 1, 0, 0, 0, 0, 0, 0];
+    let mask = Tensor::ints(DType::Bool, &[b, sk], mask_values.to_vec()).unwrap();
+    let (q0, k0, v0, t0) =
+        (q.as_floats().unwrap(), k.as_floats().unwrap(), v.as_floats().unwrap(), table.as_floats().unwrap());
+    for (causal, masked, biased) in
+        [(false, false, false), (true, false, true), (false, true, true), (true, true, false)]
+    {
+        // The last query stands at the last key when the mask is causal.
+        let position = |i: usize| if causal { i as i64 + sk as i64 - sq as i64 } else { i as i64 };
+        let mut expected = vec![0.0; b * sq * heads * d];
+        for n in 0..b {
+            for h in 0..heads {
+                let kv = h / 2;
+                let at = |x: &[f64], s: usize, w: usize, i: usize, c: usize| x[(n * s + i) * w + c];
+                let out = attend(
+                    (&|i, c| at(q0, sq, heads * d, i, h * d + c), sq),
+                    (
+                        &|j, c| at(k0, sk, kv_heads * d, j, kv * d + c),
+                        &|j, c| at(v0, sk, kv_heads * d, j, kv * d + c),
+                        sk,
+                    ),
+                    d,
+                    scale,
+                    &|i, j| (!masked || mask_values[n * sk + j] == 1) && (!causal || j as i64 <= position(i)),
+                    &|i, j| if biased { t0[h * 5 + (j as i64 - position(i) + 2).clamp(0, 4) as usize] } else { 0.0 },
+                );
+                for i in 0..sq {
+                    for c in 0..d {
+                        expected[(n * sq + i) * heads * d + h * d + c] = out[i * d + c];
+                    }
+                }
+            }
+        }
+        let op = Op::Attention { heads, kv_heads, scale, causal };
+        let operands = [Some(&q), Some(&k), Some(&v), masked.then_some(&mask), biased.then_some(&table)];
+        near(&run(op, &operands), &expected);
+    }
+}
+
+/// A batch of sequences one after the other gives what each gives alone in the padded layout.
+#[test]
+fn packed_attention_is_padded_attention_of_each_sequence() {
+    let mut rng = Rng::new(8);
+    let (heads, kv_heads, d, scale) = (3usize, 1usize, 4usize, 0.5);
+    let offsets = [0usize, 2, 2, 7, 8];
+    let tokens = 8;
+    let q = random(&mut rng, &[tokens, heads * d]);
+    let (k, v) = (random(&mut rng, &[tokens, kv_heads * d]), random(&mut rng, &[tokens, kv_heads * d]));
+    let table = random(&mut rng, &[heads, 3]);
+    let packed_offsets =
+        Tensor::ints(DType::I32, &[offsets.len()], offsets.iter().map(|&o| o as i64).collect()).unwrap();
+    for causal in [false, true] {
+        let packed = run(
+            Op::PackedAttention { heads, kv_heads, scale, causal },
+            &[Some(&q), Some(&k), Some(&v), Some(&packed_offsets), Some(&table)],
+        );
+        for pair in offsets.windows(2) {
+            let (from, to) = (pair[0], pair[1]);
+            let part = |x: &Tensor| {
+                let w = x.shape()[1];
+                floats(&[1, to - from, w], x.as_floats().unwrap()[from * w..to * w].to_vec())
+            };
+            let (q, k, v) = (part(&q), part(&k), part(&v));
+            let op = Op::Attention { heads, kv_heads, scale, causal };
+            let alone = run(op, &[Some(&q), Some(&k), Some(&v), None, Some(&table)]);
+            let w = heads * d;
+            near(&alone, &packed.as_floats().unwrap()[from * w..to * w]);
+        }
+    }
+}
+
+#[test]
+fn segments() {
+    let x = floats(&[4, 2], vec![1.0, -2.0, 3.0, -4.0, 5.0, 6.0, -7.0, -8.0]);
+    let offsets = Tensor::ints(DType::I32, &[5], vec![0, 0, 1, 4, 4]).unwrap();
+    let ids = run(Op::SegmentIds { tokens: Dim::from(4i64) }, &[Some(&offsets)]);
+    assert_eq!(ids.as_ints(), Some([1, 2, 2, 2].as_slice()));
+    let inf = f64::INFINITY;
+    for (f, expected) in [
+        (Pool::Sum, [0.0, 0.0, 1.0, -2.0, 1.0, -6.0, 0.0, 0.0]),
+        (Pool::Mean, [0.0, 0.0, 1.0, -2.0, 1.0 / 3.0, -2.0, 0.0, 0.0]),
+        (Pool::Max, [-inf, -inf, 1.0, -2.0, 5.0, 6.0, -inf, -inf]),
+    ] {
+        near(&run(Op::SegmentPool { f }, &[Some(&x), Some(&offsets)]), &expected);
+    }
+}
+
+/// 16-bit composites compute in `f32` and round once: the result is the exact one to half a unit of the type.
+#[test]
+fn sixteen_bit_composites_round_once() {
+    for name in ["softmax", "layer_norm", "linear", "attention", "packed_attention", "activation", "segment_pool"] {
+        for seed in 0..20 {
+            for case in cases_for(name, &mut Rng::new(seed)) {
+                let dtype = case.args[0].dtype();
+                if !matches!(dtype, DType::F16 | DType::Bf16) {
+                    continue;
+                }
+                let (exact, rounded) = (case.run(Mode::Exact).unwrap(), case.run(Mode::Rounded).unwrap());
+                let half_unit = tolerance(dtype) / 2.0;
+                for (e, r) in exact.iter().zip(&rounded) {
+                    for (e, r) in e.as_floats().unwrap().iter().zip(r.as_floats().unwrap()) {
+                        assert!(e == r || (e - r).abs() <= half_unit * e.abs() + 1e-4, "{}: {r}, exact {e}", case.name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn symbols_come_from_shapes() {
+    let tokens = Dim::symbol(&Symbol::new("tokens"));
+    let mut graph = Graph::new();
+    let ty = Type::new(DType::F64, [tokens.clone() * Dim::from(2i64) + Dim::from(1i64)]);
+    let x = graph.add(Op::Arg { index: 0, name: "x".into(), ty }, &[], "").unwrap();
+    let slice = Op::Slice { axis: 0, start: Dim::from(1i64), stop: tokens.clone(), step: 1 };
+    let y = graph.add(slice, &[x], "body.cut").unwrap();
+    graph.add_result("y", y);
+    let mut program = Program::new("test");
+    program.symbols.insert(Symbol::new("tokens"), SymbolInfo { min: 0, max: 4, multiple_of: 1 });
+    program.entries.insert("main".into(), graph);
+    let interpreter = Interpreter::new(&program, Mode::Exact).unwrap();
+    let run = |n: usize| interpreter.run_pure("main", &[floats(&[n], (0..n).map(|i| i as f64).collect())]);
+
+    assert_eq!(run(7).unwrap()[0].as_floats(), Some([1.0, 2.0].as_slice()));
+    let error = |n: usize| run(n).unwrap_err().to_string();
+    assert!(error(6).starts_with("argument `x`, axis 0"), "{}", error(6));
+    assert_eq!(error(13), "symbol `tokens`: 6 is not in 0..=4 in multiples of 1");
+    assert_eq!(error(1), "graph `main`, node `body.cut`: slice: size tokens - 1 = -1");
+
+    let other = Tensor::floats(DType::F32, &[3], vec![0.0; 3]).unwrap();
+    let wrong = interpreter.run_pure("main", &[other]).unwrap_err().to_string();
+    assert_eq!(wrong, "argument `x` is f32[3], expected f64[2*tokens + 1]");
+    assert_eq!(
+        interpreter.run_pure("main", &[]).unwrap_err().to_string(),
+        "entry point `main` takes 1 arguments, found 0"
+    );
+    assert_eq!(interpreter.run_pure("other", &[]).unwrap_err().to_string(), "no entry point `other`");
+}
+
+#[test]
+fn states_change_after_the_call() {
+    let case =
+        cases_for("state_write", &mut Rng::new(1)).into_iter().find(|c| !c.args[0].shape().contains(&0)).unwrap();
+    let mut states = case.states.clone();
+    let first = case.run_with(Mode::Exact, &mut states).unwrap();
+    assert_eq!(first[0], case.states["cache"]);
+    assert_eq!(states["cache"].to_bytes(), first[1].to_bytes());
+    let mut absent = std::collections::BTreeMap::new();
+    let read = case.run_with(Mode::Exact, &mut absent).unwrap().remove(0);
+    assert_eq!(read, Tensor::zeros(read.dtype(), read.shape()).unwrap());
+}
+
+/// Six layers of width 384, as MiniLM has, on 12 tokens.
+#[test]
+fn a_small_encoder_takes_seconds_at_most() {
+    let mut rng = Rng::new(9);
+    let (tokens, hidden, inner) = (12usize, 384usize, 1536usize);
+    let mut program = Program::new("encoder");
+    let mut params = std::collections::BTreeMap::new();
+    let mut graph = Graph::new();
+    let mut param = |graph: &mut Graph, shape: &[usize]| {
+        let name = format!("w{}", params.len());
+        let ty = Type::new(DType::F32, shape.iter().copied());
+        let values = (0..shape.iter().product()).map(|_| rng.between(-0.05, 0.05)).collect();
+        params.insert(name.clone(), Tensor::floats(DType::F32, shape, values).unwrap());
+        program.params.insert(name.clone(), ty.clone());
+        graph.add(Op::Param { name, ty }, &[], "").unwrap()
+    };
+    let ids = Op::Arg { index: 0, name: "ids".into(), ty: Type::new(DType::I64, [tokens]) };
+    let ids = graph.add(ids, &[], "").unwrap();
+    let offsets = Op::Arg { index: 1, name: "offsets".into(), ty: Type::new(DType::I32, [2i64]) };
+    let offsets = graph.add(offsets, &[], "").unwrap();
+    let table = param(&mut graph, &[30522, hidden]);
+    let mut x = graph.add(Op::Gather { axis: 0 }, &[table, ids], "embeddings").unwrap();
+    for _ in 0..6 {
+        let mut linear = |graph: &mut Graph, x, n: usize, k: usize| {
+            let w = param(graph, &[n, k]);
+            graph.add(Op::Linear {}, &[x, w], "").unwrap()
+        };
+        let q = linear(&mut graph, x, hidden, hidden);
+        let k = linear(&mut graph, x, hidden, hidden);
+        let v = linear(&mut graph, x, hidden, hidden);
+        let attention = Op::PackedAttention { heads: 12, kv_heads: 12, scale: 32f64.sqrt().recip(), causal: false };
+        let a = graph.add(attention, &[q, k, v, offsets], "").unwrap();
+        let a = linear(&mut graph, a, hidden, hidden);
+        let h = linear(&mut graph, a, inner, hidden);
+        let h = graph.add(Op::Activation { f: Activation::Gelu }, &[h], "").unwrap();
+        let h = linear(&mut graph, h, hidden, inner);
+        x = graph.add(Op::LayerNorm { eps: 1e-12 }, &[h], "").unwrap();
+    }
+    graph.add_result("hidden", x);
+    program.entries.insert("main".into(), graph);
+
+    let ids = Tensor::ints(DType::I64, &[tokens], (0..tokens as i64).map(|i| i * 977).collect()).unwrap();
+    let offsets = Tensor::ints(DType::I32, &[2], vec![0, tokens as i64]).unwrap();
+    let start = std::time::Instant::now();
+    for mode in [Mode::Exact, Mode::Rounded] {
+        let interpreter = Interpreter::new(&program, mode).unwrap();
+        let param = |name: &str| params.get(name).cloned();
+        let args = [ids.clone(), offsets.clone()];
+        let y = interpreter.run("main", &args, &param, &mut Default::default()).unwrap().remove(0);
+        assert!(y.as_floats().unwrap().iter().all(|v| v.is_finite()));
+    }
+    println!("both modes: {:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}

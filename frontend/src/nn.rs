@@ -56,6 +56,13 @@ pub fn mlp(scope: &Scope, names: [&str; 2], x: &Tensor, [width, inner]: [usize; 
     linear(scope, names[1], &inside, [width, inner])
 }
 
+/// The rounded `sqrt(1/2)` that models with this activation were trained with.
+#[expect(clippy::approx_constant, reason = "the rounding is part of the definition")]
+const LAPLACE_MU: f64 = 0.707107;
+
+/// The rounded `sqrt(1/(4 pi))`.
+const LAPLACE_SIGMA: f64 = 0.282095;
+
 /// An activation as Transformers names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -67,7 +74,7 @@ pub enum Act {
     Linear,
     /// Gelu clipped to -10 .. 10.
     ClippedGelu,
-    /// `(1 + erf((x - mu) / (sigma sqrt 2))) / 2`, mu 0.707107, sigma 0.282095 (Ma et al. 2022).
+    /// `(1 + erf((x - mu) / (sigma sqrt 2))) / 2` with rounded mu and sigma (Ma et al. 2022).
     Laplace,
     /// `sqrt(log(1 + e^x))`
     SqrtSoftplus,
@@ -106,7 +113,7 @@ impl Act {
             Act::Tanh => x.tanh(),
             Act::Linear => x.clone(),
             Act::ClippedGelu => x.activation(Activation::Gelu).at_least(-10.0).at_most(10.0),
-            Act::Laplace => (((x - 0.707107) / (0.282095 * std::f64::consts::SQRT_2)).erf() + 1.0) * 0.5,
+            Act::Laplace => (((x - LAPLACE_MU) / (LAPLACE_SIGMA * std::f64::consts::SQRT_2)).erf() + 1.0) * 0.5,
             // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which cannot overflow.
             Act::SqrtSoftplus => (x.at_least(0.0) + ((-x.abs()).exp() + 1.0).log()).sqrt(),
         }

@@ -163,7 +163,7 @@ impl Sequence {
                 };
                 let grid = [batch.clone(), seq.clone()];
                 let column = self.trace.iota(&grid, 1, DType::I32) * self.bounds.cast(DType::I32);
-                let row = self.trace.iota(&[batch.clone()], 0, DType::I32);
+                let row = self.trace.iota(std::slice::from_ref(batch), 0, DType::I32);
                 let index = row * self.trace.size(seq.clone(), DType::I32) + column.max(&[1], false).at_least(0.0);
                 x.reshape([batch.clone() * seq.clone(), width.clone()]).gather(0, &index)
             }

@@ -177,7 +177,7 @@ fn activations_by_name() {
         (&["mish"], &|x| x * softplus(x).tanh()),
         (&["hardswish"], &|x| x * relu6(x + 3.0) / 6.0),
         (&["leaky_relu"], &|x| if x > 0.0 { x } else { 0.01 * x }),
-        (&["laplace"], &|x| 0.5 * (1.0 + erf((x - 0.707107) / (0.282095 * 2f64.sqrt())))),
+        (&["laplace"], &|x| 0.5 * (1.0 + erf((x - 0.707_106_999_999) / (0.282095 * 2f64.sqrt())))),
         (&["sqrtsoftplus"], &|x| softplus(x).sqrt()),
     ];
     for (names, f) in rows {

@@ -17,7 +17,7 @@ pub(super) const ALBERT: Family = Family {
     aliases: &[("predictions.decoder.bias", "predictions.bias")],
     max_length: |config| config.size("max_position_embeddings"),
     body,
-    pooler: Some(Pooler { dense: "pooler" }),
+    pooler: Some(Pooler { dense: "pooler", tensors: &["*pooler.weight", "*pooler.bias"] }),
     heads: &[
         (Head::SequenceClassification, heads::pooled_classification),
         (Head::TokenClassification, heads::token_classification),

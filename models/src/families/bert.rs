@@ -20,7 +20,7 @@ pub(super) const BERT: Family = Family {
         let x = embeddings(m, s, &m.tokens.positions(), d.hidden, d.eps)?;
         Ok(encoder(m, s, x, &d))
     },
-    pooler: Some(Pooler { dense: "pooler.dense" }),
+    pooler: Some(Pooler { dense: "pooler.dense", tensors: &["*pooler.dense.*"] }),
     heads: &[
         (Head::SequenceClassification, heads::pooled_classification),
         (Head::TokenClassification, heads::token_classification),
@@ -42,12 +42,12 @@ pub(super) struct Dims {
 
 impl Dims {
     pub(super) fn of(m: &Model<'_>) -> Result<Self, FamilyError> {
-        for (field, usual) in [("position_embedding_type", "absolute"), ("add_cross_attention", "false")] {
-            // Transformers had relative positions up to version 4; cross attention is for decoders of other encoders.
-            let found = m.config.value(field);
-            if !found.is_null() && found != usual && found.to_string() != usual {
-                return Err(m.bad_field(field, usual, found));
-            }
+        // Transformers had relative positions up to version 4; cross attention is for decoders of other encoders.
+        if let Some(found) = m.config.optional_text("position_embedding_type")?.filter(|kind| kind != "absolute") {
+            return Err(m.bad_field("position_embedding_type", "absolute", found));
+        }
+        if m.config.flag("add_cross_attention")? {
+            return Err(m.bad_field("add_cross_attention", "false", true));
         }
         Ok(Dims {
             hidden: m.hidden()?,

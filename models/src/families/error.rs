@@ -40,7 +40,7 @@ pub enum FamilyError {
         /// The configuration file.
         file: PathBuf,
         /// The model path and the types that do not fit.
-        source: TraceError,
+        source: Box<TraceError>,
     },
     /// A sentence-transformers module is not usable.
     #[error("{}: {problem}", file.display())]

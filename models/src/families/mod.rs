@@ -70,6 +70,8 @@ type HeadFn = fn(&Model<'_>, &Scope, &Tensor) -> Result<Outputs, FamilyError>;
 struct Pooler {
     /// Name of the dense layer within the body.
     dense: &'static str,
+    /// Patterns of its tensors, for models that leave it out on purpose.
+    tensors: &'static [&'static str],
 }
 
 impl Family {
@@ -234,7 +236,8 @@ impl<'a> Model<'a> {
             trace.result(name, tensor);
         }
         let file = || self.config.file().into();
-        let program = trace.finish(ENTRY).map_err(|source| FamilyError::Trace { file: file(), source })?;
+        let program =
+            trace.finish(ENTRY).map_err(|source| FamilyError::Trace { file: file(), source: source.into() })?;
         let tie = self.config.flag("tie_word_embeddings")?;
         let wanted = program.params.iter().filter_map(|(name, ty)| {
             let body = head == Head::Base || in_scope(name, self.family.rules.base_prefix);

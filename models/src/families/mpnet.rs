@@ -18,7 +18,7 @@ pub(super) const MPNET: Family = Family {
     aliases: &[("lm_head.decoder.bias", "lm_head.bias")],
     max_length: |config| Ok(config.size("max_position_embeddings")?.saturating_sub(PADDING + 1)),
     body,
-    pooler: Some(Pooler { dense: "pooler.dense" }),
+    pooler: Some(Pooler { dense: "pooler.dense", tensors: &["*pooler.dense.*"] }),
     heads: &[
         (Head::SequenceClassification, |m, s, x| heads::dense_classification(m, s, x, Act::Tanh)),
         (Head::TokenClassification, heads::token_classification),

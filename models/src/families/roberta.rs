@@ -33,7 +33,7 @@ const fn family(model_type: &'static str) -> Family {
             let x = embeddings(m, s, &positions(m, pad), d.hidden, d.eps)?;
             Ok(encoder(m, s, x, &d))
         },
-        pooler: Some(Pooler { dense: "pooler.dense" }),
+        pooler: Some(Pooler { dense: "pooler.dense", tensors: &["*pooler.dense.*"] }),
         heads: &[
             (Head::SequenceClassification, |m, s, x| heads::dense_classification(m, s, x, Act::Tanh)),
             (Head::TokenClassification, heads::token_classification),

@@ -311,7 +311,11 @@ pub fn trace(config: &Config, stack: &Stack, layout: Layout) -> Result<Traced, F
         let prefix = format!("{folder}.");
         traced.split_off(folder, prefix);
     }
-    traced.parts.iter_mut().take(1).for_each(|part| part.folder = stack.transformer.clone());
+    for part in traced.parts.iter_mut().take(1) {
+        part.folder = stack.transformer.clone();
+        // The directory holds the whole base model; its pooler has no use here. A test sees that no ignorable is lost.
+        part.rules.ignorable = family.pooler.map_or(part.rules.ignorable, |pooler| pooler.tensors);
+    }
     Ok(traced)
 }
 

@@ -196,6 +196,7 @@ fn sentence_stacks_give_what_sentence_transformers_gives() {
             assert_eq!(traced.max_length, 24);
             let load = |part: &Part| load(&Source::folder_at(path.join(&part.folder)), part);
             let loaded: Vec<Loaded> = traced.parts.iter().map(load).collect();
+            assert!(loaded.iter().all(|loaded| loaded.report().is_clean()), "{}", path.display());
             let whole = |case: &Value| numbers(&case["ids"]).into_iter().map(|n| n as i64).collect::<Vec<_>>();
             let ids: Vec<Vec<i64>> = cases.iter().map(whole).collect();
             let batch = Batch { types: ids.iter().map(|ids| vec![0; ids.len()]).collect(), ids };
@@ -321,6 +322,7 @@ fn broken_stacks_name_the_file() {
 fn heads() {
     for family in REGISTRY {
         assert_eq!(family.heads().collect::<Vec<_>>(), Head::ALL, "{}", family.model_type);
+        assert!(family.rules.ignorable.is_empty() || family.pooler.is_none(), "sentence::trace replaces ignorables");
     }
     let error = FamilyError::NoHead {
         file: "m/config.json".into(),
@@ -356,10 +358,7 @@ fn fields_out_of_range_are_refused() {
         (r#""model_type": "albert", "num_hidden_groups": 0"#, "field `num_hidden_groups`: expected positive"),
         (r#""model_type": "bert", "num_attention_heads": 0"#, "field `num_attention_heads`: expected positive"),
         (r#""model_type": "bert", "hidden_act": "prelu""#, "field `hidden_act`: expected the name of an activation"),
-        (
-            r#""model_type": "bert", "position_embedding_type": "relative_key""#,
-            "expected absolute, found \"relative_key\"",
-        ),
+        (r#""model_type": "bert", "position_embedding_type": "relative_key""#, "expected absolute, found relative_key"),
         (r#""model_type": "roberta", "pad_token_id": null"#, "field `pad_token_id`: expected integer"),
         (r#""model_type": "mpnet", "relative_attention_num_buckets": 8"#, "expected at least 32, found 8"),
     ];

@@ -36,7 +36,10 @@ fn index(entries: &[(&str, &str)]) -> Vec<u8> {
 #[test]
 fn ckp_01_order_of_candidates() {
     let file = |name: &'static str| safetensors_of(&[(name, &[1])]);
-    let pickle = common::torch_file(&common::Pickle::dict().text("pickle").tensor("0", 1, 0, &[1], &[1]).end(), &[("0", &[0; 4])]);
+    let pickle = common::torch_file(
+        &common::Pickle::dict().text("pickle").tensor("0", 1, 0, &[1], &[1]).end(),
+        &[("0", &[0; 4])],
+    );
     let folder = folder_with(&[
         ("explicit.safetensors", &file("explicit")),
         ("model.safetensors", &file("single")),
@@ -54,7 +57,10 @@ fn ckp_01_order_of_candidates() {
     std::fs::remove_file(path.join("model.safetensors.index.json")).unwrap();
     assert_eq!(which(path, &OpenOptions::default()), "pickle");
     let text = refused(open(path, &OpenOptions { format: Format::Safetensors, ..Default::default() }));
-    assert!(text.contains("model.safetensors, model.safetensors.index.json") && !text.contains("pytorch_model"), "{text}");
+    assert!(
+        text.contains("model.safetensors, model.safetensors.index.json") && !text.contains("pytorch_model"),
+        "{text}"
+    );
 
     let outside = OpenOptions { weights: Some("../explicit.safetensors".into()), ..Default::default() };
     assert!(refused(open(path, &outside)).contains("leads out of"));
@@ -125,7 +131,10 @@ fn ckp_07_nothing_found_lists_what_was_looked_for() {
 /// CKP-20: a weights file given directly.
 #[test]
 fn ckp_20_single_file() {
-    let folder = folder_with(&[("w.safetensors", &safetensors_of(&[("t", &[2, 2])])), ("config.json", b"{\"model_type\":\"bert\"}")]);
+    let folder = folder_with(&[
+        ("w.safetensors", &safetensors_of(&[("t", &[2, 2])])),
+        ("config.json", b"{\"model_type\":\"bert\"}"),
+    ]);
     let path = folder.path().join("w.safetensors");
     let source = Source::open(path.to_str().unwrap(), &Default::default(), &common_env()).unwrap();
     assert_eq!(Checkpoint::open(&source, &OpenOptions::default()).unwrap().len(), 1);
@@ -171,7 +180,9 @@ fn ckp_23_what_a_file_may_hold() {
     let text = refused(checkpoint.tensor("u").unwrap().dtype());
     assert!(text.contains("m.safetensors: tensor `u`: type U16 is not supported by Lith"), "{text}");
     assert!(refused(checkpoint.tensor("b").unwrap().to_f32()).contains("tensor `b`: bool cannot be read as f32"));
-    for (name, bits) in [("F8_E4M3", 8), ("F8_E5M2", 8), ("F8_E8M0", 8), ("U64", 64), ("C64", 64), ("F64", 64), ("BF16", 16)] {
+    for (name, bits) in
+        [("F8_E4M3", 8), ("F8_E5M2", 8), ("F8_E8M0", 8), ("U64", 64), ("C64", 64), ("F64", 64), ("BF16", 16)]
+    {
         assert_eq!(Element::from_safetensors(name).unwrap().bits(), bits, "{name}");
     }
 }
@@ -179,9 +190,13 @@ fn ckp_23_what_a_file_may_hold() {
 /// CKP-06 and the bad input of safetensors files: each is refused with the file's name, and the tensor's where there is one.
 #[test]
 fn ckp_06_broken_safetensors() {
-    let one = |dtype: &str, shape: &str, offsets: &str| format!(r#"{{"t": {{"dtype": "{dtype}", "shape": {shape}, "data_offsets": {offsets}}}}}"#);
+    let one = |dtype: &str, shape: &str, offsets: &str| {
+        format!(r#"{{"t": {{"dtype": "{dtype}", "shape": {shape}, "data_offsets": {offsets}}}}}"#)
+    };
     let two = |a: &str, b: &str| {
-        format!(r#"{{"a": {{"dtype": "U8", "shape": [4], "data_offsets": {a}}}, "b": {{"dtype": "U8", "shape": [4], "data_offsets": {b}}}}}"#)
+        format!(
+            r#"{{"a": {{"dtype": "U8", "shape": [4], "data_offsets": {a}}}, "b": {{"dtype": "U8", "shape": [4], "data_offsets": {b}}}}}"#
+        )
     };
     let tensor = |text: String, data: usize, expected: &str| {
         let found = refused(header(&raw_safetensors(&text, data)));

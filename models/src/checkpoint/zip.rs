@@ -40,9 +40,13 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 
 /// Offset of the central directory and the number of its entries.
 fn directory(bytes: &[u8]) -> Option<(usize, u64)> {
-    // The end record has 22 bytes and a comment of at most 65,535.
+    // The end record has 22 bytes and a comment of at most 65,535 that reaches to the end of the file.
     let tail = bytes.len().saturating_sub(22 + 0xffff);
-    let end = tail + bytes[tail..].windows(4).rposition(|window| window == b"PK\x05\x06")?;
+    let is_end = |at: &usize| {
+        let comment = bytes.len().checked_sub(at + 22);
+        bytes[*at..].starts_with(b"PK\x05\x06") && comment.is_some_and(|len| u16_at(bytes, at + 20) == Some(len as u64))
+    };
+    let end = (tail..bytes.len()).rev().find(is_end)?;
     let (mut count, mut offset) = (u16_at(bytes, end + 10)?, u32_at(bytes, end + 16)?);
     let locator = end.checked_sub(20).filter(|at| bytes[*at..].starts_with(b"PK\x06\x07"));
     if let Some(locator) = locator {

@@ -17,10 +17,8 @@ pub fn floats(seed: u32, count: usize) -> Vec<u8> {
 
 /// A safetensors file of f32 tensors by name and shape, written by the reference crate. Values depend on the name.
 pub fn safetensors_of(tensors: &[(&str, &[usize])]) -> Vec<u8> {
-    let data: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(name, shape)| floats(name.bytes().map(u32::from).sum(), shape.iter().product()))
-        .collect();
+    let data: Vec<Vec<u8>> =
+        tensors.iter().map(|(name, shape)| floats(name.bytes().map(u32::from).sum(), shape.iter().product())).collect();
     let views = tensors
         .iter()
         .zip(&data)
@@ -52,7 +50,8 @@ pub fn zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for (name, data) in entries {
         let offset = bytes.len() as u32;
-        let sizes: Vec<u8> = [crc32(data), data.len() as u32, data.len() as u32].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let sizes: Vec<u8> =
+            [crc32(data), data.len() as u32, data.len() as u32].iter().flat_map(|v| v.to_le_bytes()).collect();
         let name_len = (name.len() as u16).to_le_bytes();
         bytes.extend(b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0");
         bytes.extend(&sizes);

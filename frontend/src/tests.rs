@@ -66,7 +66,8 @@ fn misfits_before_a_node_name_path_and_types_too() {
         trace.root().at("block", |s| f(s, &x, &y));
         trace.finish("main").unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&Scope, &Tensor, &Tensor), &str); 9] = [
+    type Step<'a> = &'a dyn Fn(&Scope, &Tensor, &Tensor);
+    let cases: [(Step<'_>, &str); 9] = [
         (&|_, x, y| drop(x + y), "add: f32[4, 8] and i32[3] do not broadcast"),
         (&|_, x, _| drop(x.sum(&[2], false)), "sum: axis 2 of f32[4, 8]"),
         (&|_, x, _| drop(x.slice(-3, 0i64, 1i64)), "slice: axis -3 of f32[4, 8]"),
@@ -162,7 +163,8 @@ fn activations_by_name() {
     let tanh_gelu =
         |x: f64| x * 0.5 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
     let relu6 = |x: f64| x.clamp(0.0, 6.0);
-    let rows: [(&[&str], &dyn Fn(f64) -> f64); 16] = [
+    type Row<'a> = (&'a [&'a str], &'a dyn Fn(f64) -> f64);
+    let rows: [Row<'_>; 16] = [
         (&["gelu", "gelu_python"], &gelu),
         (&["gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate"], &tanh_gelu),
         (&["gelu_10"], &|x| gelu(x).clamp(-10.0, 10.0)),

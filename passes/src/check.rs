@@ -7,8 +7,8 @@ use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Layout, Place};
 use lith_ir::{Class, DType, Dim, Graph, NodeId, Op, Symbol, Value};
 
 use crate::fuse::{IndexMap, compose, identity, is_row_of, operand_index};
-use crate::memory::{ALIGNMENT, live_range, shares};
-use crate::reads::{Stored, is_outside};
+use crate::memory::{ALIGNMENT, shares};
+use crate::reads::{Stored, is_outside, operands};
 use crate::{Compiled, PassError};
 
 /// Checks the kernels of every graph: all that is read is stored before, every kernel has the form of its kind, every
@@ -57,7 +57,7 @@ fn check_graph(compiled: &Compiled, graph: &Graph, plan: &GraphPlan) -> Result<(
             }
             inside.insert(n);
         }
-        for v in stored.operands(kernel) {
+        for v in operands(graph, kernel) {
             let root = stored.root(v);
             let before = stored.producer.get(&root).is_some_and(|&p| p < i);
             let outside = is_outside(&graph.node(root.node).op);
@@ -228,12 +228,13 @@ fn check_arena(
     let eval = |d: &Dim| d.eval(value_of).map_err(|e| e.to_string());
     let stored = Stored::new(graph, &plan.kernels);
     let arena = eval(&plan.arena)?;
-    // Value (of blocks that are values), first and one past the last byte, live range.
-    let mut blocks: Vec<(Option<Value>, i64, i64, (usize, usize))> = Vec::new();
+    // The value (none: an arena of a call), first and one past the last byte, first and last kernel.
+    type Block = (Option<Value>, i64, i64, (usize, usize));
+    let mut blocks: Vec<Block> = Vec::new();
     for (&value, place) in &plan.places {
         let Place::Arena(offset) = place else { continue };
         let (start, bytes) = (eval(offset)?, eval(&graph.ty(value).bytes())?);
-        blocks.push((Some(value), start, start + bytes, live_range(value, &stored, &plan.kernels)));
+        blocks.push((Some(value), start, start + bytes, stored.live_range(value)));
     }
     for (i, kernel) in plan.kernels.iter().enumerate() {
         let (KernelKind::Call { core }, Some(Op::Call { function, .. })) =

@@ -6,7 +6,6 @@ use lith_ir::plan::{GraphPlan, KernelKind, Place};
 use lith_ir::{Dim, Graph, Symbol, Value};
 
 use crate::Compiled;
-use crate::memory::live_range;
 use crate::reads::Stored;
 
 /// The kernels of every graph, one a line: number, kind, ops with the paths they stand at, places of the outputs.
@@ -98,7 +97,7 @@ pub fn slots(graph: &Graph, plan: &GraphPlan, arenas: &dyn Fn(&str) -> Dim) -> V
             what: format!("{path}{}{}", if path.is_empty() { "" } else { " " }, op_name(graph, value)),
             bytes: graph.ty(value).bytes(),
             offset: offset.clone(),
-            live: live_range(value, &stored, &plan.kernels),
+            live: stored.live_range(value),
         });
     }
     for (i, kernel) in plan.kernels.iter().enumerate() {

@@ -50,12 +50,7 @@ fn packable_args(program: &Program) -> Result<BTreeMap<String, BTreeSet<usize>>,
             for call in graph.petgraph().node_indices() {
                 let Some(function) = called_arg(graph, call) else { continue };
                 let Some(args) = packable.get(function) else {
-                    return Err(PassError::Call {
-                        graph: name.into(),
-                        path: graph.node(call).path.to_string(),
-                        function: function.into(),
-                        problem: "no definition".into(),
-                    });
+                    return Err(PassError::broken(name, format!("no function `{function}`")));
                 };
                 for (i, operand) in graph.inputs(call).into_iter().enumerate() {
                     let from_arg = match graph.node(operand.node).op {

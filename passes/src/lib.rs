@@ -17,7 +17,7 @@ mod reads;
 mod schedule;
 
 use lith_ir::plan::Plan;
-use lith_ir::{GraphError, Program};
+use lith_ir::{GraphError, Program, VerifyError, verify};
 
 /// A program with as much of its plan as the stages so far have made.
 #[derive(Clone, Debug, Default)]
@@ -39,18 +39,9 @@ pub enum PassError {
         /// What is broken.
         source: GraphError,
     },
-    /// A call of a function that the program does not have, or with other types.
-    #[error("graph `{graph}`, node `{path}`: {problem} of function `{function}`")]
-    Call {
-        /// Name of the calling graph.
-        graph: String,
-        /// Path of the call.
-        path: String,
-        /// Name of the function.
-        function: String,
-        /// What does not fit.
-        problem: String,
-    },
+    /// The program is not sound.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     /// A stage left something that the next cannot take: a bug of a pass.
     #[error("graph `{graph}`: {problem}")]
     Broken {
@@ -101,8 +92,8 @@ macro_rules! stages {
 }
 
 stages! {
-    /// The program as it was traced.
-    Trace = "trace": |_: &mut Compiled| Ok(());
+    /// The program as it was traced, found sound.
+    Trace = "trace": |compiled: &mut Compiled| Ok(verify(&compiled.program)?);
     /// Constants folded, common and dead nodes gone, movement of data simplified. See [`canonicalize`].
     Canonicalize = "canonicalize": canonicalize::run;
     /// Repeated blocks are functions, called once for each repetition.
@@ -129,7 +120,7 @@ pub struct Options {
 /// Takes a traced program through the stages.
 ///
 /// # Errors
-/// When a graph of the program is broken. Same program, same result.
+/// When the program is not sound. Same program, same result.
 pub fn run(program: Program, options: &Options) -> Result<Compiled, PassError> {
     let mut compiled = Compiled { program, plan: Plan::default() };
     for &stage in Stage::ALL {

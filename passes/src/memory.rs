@@ -76,11 +76,7 @@ fn place(graph: &Graph, symbols: &Symbols, arenas: &BTreeMap<&str, Dim>, plan: &
         .producer
         .keys()
         .filter(|v| !places.contains_key(v))
-        .map(|&v| Block {
-            what: What::Value(v),
-            bytes: graph.ty(v).bytes(),
-            live: live_range(v, &stored, &plan.kernels),
-        })
+        .map(|&v| Block { what: What::Value(v), bytes: graph.ty(v).bytes(), live: stored.live_range(v) })
         .collect();
     for (i, kernel) in plan.kernels.iter().enumerate() {
         if let (KernelKind::Call { core }, Op::Call { function, .. }) = (&kernel.kind, &graph.node(kernel.nodes[0]).op)
@@ -120,17 +116,10 @@ enum What {
     Arena(NodeId),
 }
 
-/// From the kernel that stores a value to the last that reads it.
-pub(crate) fn live_range(value: Value, stored: &Stored<'_>, kernels: &[Kernel]) -> (usize, usize) {
-    let first = stored.producer.get(&value).copied().unwrap_or(0);
-    let last = (first..kernels.len()).rev().find(|&k| stored.reads(&kernels[k]).contains(&value)).unwrap_or(first);
-    (first, last)
-}
-
 /// Whether one of two values may take the very bytes of the other although both are needed by one kernel: the kernel
 /// that reads one last stores the other, element by element at the index it reads.
 pub(crate) fn shares(graph: &Graph, stored: &Stored<'_>, kernels: &[Kernel], v: Value, w: Value) -> bool {
-    let (a, b) = (live_range(v, stored, kernels), live_range(w, stored, kernels));
+    let (a, b) = (stored.live_range(v), stored.live_range(w));
     let (old, new, at) = match (a.1 == b.0, b.1 == a.0) {
         (true, false) => (v, w, b.0),
         (false, true) => (w, v, a.0),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::plan::Kernel;
-use lith_ir::{Graph, Op, Value};
+use lith_ir::{Graph, NodeId, Op, Value};
 
 /// Whether the op's value is in memory before the graph runs.
 pub(crate) fn is_outside(op: &Op) -> bool {
@@ -16,12 +16,18 @@ pub(crate) struct Stored<'a> {
     graph: &'a Graph,
     /// The kernel that stores each value.
     pub producer: BTreeMap<Value, usize>,
+    /// For each kernel the stored values it reads: roots of its operands, what comes from outside left out.
+    pub reads: Vec<BTreeSet<Value>>,
 }
 
 impl<'a> Stored<'a> {
     pub fn new(graph: &'a Graph, kernels: &[Kernel]) -> Self {
         let producer = kernels.iter().enumerate().flat_map(|(i, k)| k.outputs.iter().map(move |&v| (v, i))).collect();
-        Stored { graph, producer }
+        let mut stored = Stored { graph, producer, reads: Vec::new() };
+        let computed = |v: &Value| !is_outside(&graph.node(v.node).op);
+        let reads = |k: &Kernel| operands(graph, k).into_iter().map(|v| stored.root(v)).filter(computed).collect();
+        stored.reads = kernels.iter().map(reads).collect();
+        stored
     }
 
     /// The stored or outside value whose bytes `value` is.
@@ -35,15 +41,16 @@ impl<'a> Stored<'a> {
         value
     }
 
-    /// The values a kernel reads from memory, as they are written in the graph.
-    pub fn operands(&self, kernel: &Kernel) -> BTreeSet<Value> {
-        let inside = |v: &Value| kernel.nodes.contains(&v.node);
-        kernel.nodes.iter().flat_map(|&n| self.graph.inputs(n)).filter(|v| !inside(v)).collect()
+    /// The kernel that stores a value and the last that reads it.
+    pub fn live_range(&self, value: Value) -> (usize, usize) {
+        let first = self.producer.get(&value).copied().unwrap_or(0);
+        let last = self.reads.iter().rposition(|reads| reads.contains(&value));
+        (first, last.map_or(first, |l| l.max(first)))
     }
+}
 
-    /// The stored values a kernel reads: roots of its operands, sources left out.
-    pub fn reads(&self, kernel: &Kernel) -> BTreeSet<Value> {
-        let computed = |v: &Value| !is_outside(&self.graph.node(v.node).op);
-        self.operands(kernel).into_iter().map(|v| self.root(v)).filter(computed).collect()
-    }
+/// The values a kernel reads from memory, as they are written in the graph.
+pub(crate) fn operands(graph: &Graph, kernel: &Kernel) -> BTreeSet<Value> {
+    let inside: BTreeSet<NodeId> = kernel.nodes.iter().copied().collect();
+    kernel.nodes.iter().flat_map(|&n| graph.inputs(n)).filter(|v| !inside.contains(&v.node)).collect()
 }

@@ -24,7 +24,7 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
 /// Indices of kernels in execution order; `None` when there is a cycle.
 fn order(graph: &Graph, kernels: &[Kernel], symbols: &Symbols) -> Option<Vec<usize>> {
     let stored = Stored::new(graph, kernels);
-    let reads: Vec<BTreeSet<Value>> = kernels.iter().map(|k| stored.reads(k)).collect();
+    let reads = &stored.reads;
     let results: BTreeSet<Value> = graph.results().iter().map(|&(_, v)| stored.root(v)).collect();
     let writes_state = |k: &Kernel| k.nodes.iter().any(|&n| matches!(graph.node(n).op, Op::StateWrite { .. }));
 

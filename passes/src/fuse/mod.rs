@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use lith_ir::plan::{GraphPlan, Kernel, KernelKind};
 use lith_ir::{DType, Dim, Graph, NodeId, Op};
 
-use crate::reads::{Stored, is_outside};
+use crate::reads::{is_outside, operands};
 use crate::{Compiled, PassError};
 use group::{Groups, Kind};
 use role::{Role, cost};
@@ -184,9 +184,8 @@ fn emit(name: &str, graph: &Graph, groups: &Groups<'_>) -> Result<Vec<Kernel>, P
             }
         }
     };
-    let none = Stored::new(graph, &[]);
     for kernel in &kernels {
-        none.operands(kernel).into_iter().try_for_each(&mut store)?;
+        operands(graph, kernel).into_iter().try_for_each(&mut store)?;
         // All results of a call have a place, read or not, and what has none to read it is stored all the same.
         if let KernelKind::Call { core } = kernel.kind {
             (0..graph.node(core).types.len() as u32)

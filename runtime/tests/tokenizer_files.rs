@@ -38,7 +38,8 @@ fn message(files: &Files) -> String {
     load(files).expect_err("the files are wrong").to_string()
 }
 
-const TEXTS: &[&str] = &["A good book.", "Müller in Köln: naïve café?", "", "  rain   and\tsnow \n", "中文 😀 ok", "can't we've [MASK] x"];
+const TEXTS: &[&str] =
+    &["A good book.", "Müller in Köln: naïve café?", "", "  rain   and\tsnow \n", "中文 😀 ok", "can't we've [MASK] x"];
 
 fn same_ids(a: &AutoTokenizer, b: &AutoTokenizer) {
     for text in TEXTS {
@@ -151,7 +152,11 @@ fn tk_08_files_are_named() {
 #[test]
 fn tk_03_special_tokens_of_both_files() {
     let mut files = files("bert-base");
-    put(&mut files, "tokenizer_config.json", &json!({ "mask_token": "[MASK]", "pad_token": "[SEP]", "extra_special_tokens": ["<e>"] }));
+    put(
+        &mut files,
+        "tokenizer_config.json",
+        &json!({ "mask_token": "[MASK]", "pad_token": "[SEP]", "extra_special_tokens": ["<e>"] }),
+    );
     put(
         &mut files,
         "special_tokens_map.json",
@@ -192,7 +197,8 @@ fn tk_16_sections_are_defaults() {
 /// Bits flipped, bytes cut out and values swapped in a tokenizer.json: an error or a tokenizer, never a panic.
 #[test]
 fn hostile_files_do_not_panic() {
-    let values = ["null", "-1", "1e400", "18446744073709551615", "\"\"", "[]", "{}", "true", "\"\\u0000\"", "4294967295"];
+    let values =
+        ["null", "-1", "1e400", "18446744073709551615", "\"\"", "[]", "{}", "true", "\"\\u0000\"", "4294967295"];
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut random = move |n: usize| {
         state ^= state << 13;
@@ -205,7 +211,8 @@ fn hostile_files_do_not_panic() {
         let good = files(name);
         // Most of the file is vocabulary; the interesting parts are the rest, so half of the changes go there.
         let text = &good["tokenizer.json"];
-        let model = text.windows(9).position(|w| w == b"\"model\":{").or(text.windows(8).position(|w| w == b"\"model\":"));
+        let model =
+            text.windows(9).position(|w| w == b"\"model\":{").or(text.windows(8).position(|w| w == b"\"model\":"));
         let head = model.expect("a model section") + 200;
         for round in 0..100 {
             let mut bytes = text.clone();
@@ -243,7 +250,10 @@ fn hostile_files_do_not_panic() {
             }
         }
     }
-    assert!(loaded > 20, "only {loaded} changed files were still tokenizers: the changes are too wild to test anything");
+    assert!(
+        loaded > 20,
+        "only {loaded} changed files were still tokenizers: the changes are too wild to test anything"
+    );
 }
 
 /// A merge whose right half lacks the subword prefix is refused before the tokenizers crate cuts it.
@@ -281,10 +291,16 @@ fn te_07_long_texts_take_linear_time() {
             let bound = part.max(Duration::from_millis(10)) * 50;
             assert!(whole < bound, "{name}: {whole:?} for the whole text, {part:?} for a tenth");
         }
-        let cut = EncodeOptions { max_length: Some(16), stride: 4, return_overflowing_tokens: true, ..EncodeOptions::default() };
+        let cut = EncodeOptions {
+            max_length: Some(16),
+            stride: 4,
+            return_overflowing_tokens: true,
+            ..EncodeOptions::default()
+        };
         let (rows, _) = encode(&words, &cut);
         assert!(rows.len() > 1_000 && rows.iter().all(|row| row.len() <= 16));
-        let huge = EncodeOptions { padding: Padding::MaxLength, max_length: Some(usize::MAX), ..EncodeOptions::default() };
+        let huge =
+            EncodeOptions { padding: Padding::MaxLength, max_length: Some(usize::MAX), ..EncodeOptions::default() };
         assert!(matches!(tokenizer.encode("a", None, &huge), Err(TokenizerError::PadTooLong { .. })));
     }
 }
@@ -293,7 +309,8 @@ fn te_07_long_texts_take_linear_time() {
 #[test]
 fn te_11_parallel_batches_keep_order() {
     let tokenizer = load(&files("bert-base")).unwrap();
-    let texts: Vec<String> = (0..500).map(|i| format!("{} rain and snow {i}", TEXTS[i % TEXTS.len()]).repeat(3)).collect();
+    let texts: Vec<String> =
+        (0..500).map(|i| format!("{} rain and snow {i}", TEXTS[i % TEXTS.len()]).repeat(3)).collect();
     let inputs: Vec<_> = texts.iter().map(|t| (Text::Raw(t), None)).collect();
     let options = EncodeOptions::default();
     let batch = tokenizer.encode_batch(&inputs, &options).unwrap();

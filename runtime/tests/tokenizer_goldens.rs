@@ -214,7 +214,8 @@ fn set_up(tokenizer: &mut AutoTokenizer, setup: &Map<String, Value>) -> Result<O
             }
             "add_special_tokens" => {
                 let tokens = value["extra_special_tokens"].as_array().unwrap().iter();
-                added = Some(tokenizer.add_tokens(tokens.map(|t| AddedToken::from(t.as_str().unwrap(), true)).collect())?);
+                added =
+                    Some(tokenizer.add_tokens(tokens.map(|t| AddedToken::from(t.as_str().unwrap(), true)).collect())?);
             }
             other => panic!("setup {other} is not covered"),
         }
@@ -317,11 +318,7 @@ fn pt_03_longest_first() {
     let rows: Vec<[usize; 5]> = serde_json::from_value(book["rows"].clone()).unwrap();
     assert!(rows.len() > 500);
     for [n1, n2, room, m1, m2] in rows {
-        let options = EncodeOptions {
-            add_special_tokens: false,
-            max_length: Some(room),
-            ..EncodeOptions::default()
-        };
+        let options = EncodeOptions { add_special_tokens: false, max_length: Some(room), ..EncodeOptions::default() };
         let (a, b) = ("a ".repeat(n1), "b ".repeat(n2));
         let row = tokenizer.encode(&*a, Some(Text::Raw(&b)), &options).unwrap().into_single();
         let count = |s: usize| row.sequence_ids.iter().filter(|&&id| id == Some(s)).count();

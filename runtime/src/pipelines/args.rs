@@ -49,16 +49,30 @@ const fn arg(name: &'static str, kind: ArgKind, default: &'static str, help: &'s
 const TRUNCATIONS: &[&str] = &["longest_first", "only_first", "only_second", "do_not_truncate"];
 const PADDINGS: &[&str] = &["longest", "max_length", "do_not_pad"];
 
-const BATCH_SIZE: ArgSpec = arg("batch_size", ArgKind::Int, "by tokens", "most sequences in one call of the model; results do not depend on it");
+const BATCH_SIZE: ArgSpec = arg(
+    "batch_size",
+    ArgKind::Int,
+    "by tokens",
+    "most sequences in one call of the model; results do not depend on it",
+);
 const TRUNCATION: ArgSpec = arg("truncation", ArgKind::Switch(TRUNCATIONS), "false", "cut texts that are too long");
-const MAX_LENGTH: ArgSpec = arg("max_length", ArgKind::Int, "the model's limit", "length to cut to, in tokens with special ones");
-const PADDING: ArgSpec = arg("padding", ArgKind::Switch(PADDINGS), "false", "accepted without effect: sequences are never padded");
+const MAX_LENGTH: ArgSpec =
+    arg("max_length", ArgKind::Int, "the model's limit", "length to cut to, in tokens with special ones");
+const PADDING: ArgSpec =
+    arg("padding", ArgKind::Switch(PADDINGS), "false", "accepted without effect: sequences are never padded");
 const TOP_K: &str = "top_k";
 
 const TEXT_CLASSIFICATION: &[ArgSpec] = &[
-    ArgSpec { nullable: true, ..arg(TOP_K, ArgKind::Int, "the best alone", "number of labels to give, best first; none gives all") },
-    arg("function_to_apply", ArgKind::Choice(&["default", "sigmoid", "softmax", "none"]), "default",
-        "how logits become scores; by default softmax, sigmoid for one label or several at once, none for regression"),
+    ArgSpec {
+        nullable: true,
+        ..arg(TOP_K, ArgKind::Int, "the best alone", "number of labels to give, best first; none gives all")
+    },
+    arg(
+        "function_to_apply",
+        ArgKind::Choice(&["default", "sigmoid", "softmax", "none"]),
+        "default",
+        "how logits become scores; by default softmax, sigmoid for one label or several at once, none for regression",
+    ),
     arg("return_all_scores", ArgKind::Bool, "false", "older name of top_k=none"),
     TRUNCATION,
     MAX_LENGTH,
@@ -67,10 +81,19 @@ const TEXT_CLASSIFICATION: &[ArgSpec] = &[
 ];
 
 const TOKEN_CLASSIFICATION: &[ArgSpec] = &[
-    arg("aggregation_strategy", ArgKind::Choice(&["none", "simple", "first", "average", "max"]), "none",
-        "how tokens are joined to entities: not at all, by tags, or by tags decided a word"),
+    arg(
+        "aggregation_strategy",
+        ArgKind::Choice(&["none", "simple", "first", "average", "max"]),
+        "none",
+        "how tokens are joined to entities: not at all, by tags, or by tags decided a word",
+    ),
     arg("ignore_labels", ArgKind::List, "O", "labels to leave out"),
-    arg("stride", ArgKind::Int, "cut at the model's limit", "read long texts in windows that overlap by this many tokens; needs an aggregation strategy"),
+    arg(
+        "stride",
+        ArgKind::Int,
+        "cut at the model's limit",
+        "read long texts in windows that overlap by this many tokens; needs an aggregation strategy",
+    ),
     arg("is_split_into_words", ArgKind::Bool, "false", "inputs are lists of words"),
     arg("delimiter", ArgKind::Text, "one space", "what stands between words when offsets are counted"),
     arg("grouped_entities", ArgKind::Bool, "false", "older name of aggregation_strategy=simple"),
@@ -87,9 +110,19 @@ const FILL_MASK: &[ArgSpec] = &[
 const QUESTION_ANSWERING: &[ArgSpec] = &[
     arg(TOP_K, ArgKind::Int, "1", "number of answers to give"),
     arg("topk", ArgKind::Int, "1", "older name of top_k"),
-    arg("doc_stride", ArgKind::Int, "half of max_seq_len, at most 128", "tokens by which windows of a long context overlap"),
+    arg(
+        "doc_stride",
+        ArgKind::Int,
+        "half of max_seq_len, at most 128",
+        "tokens by which windows of a long context overlap",
+    ),
     arg("max_answer_len", ArgKind::Int, "15", "longest answer, in tokens"),
-    arg("max_seq_len", ArgKind::Int, "the model's limit, at most 384", "length of a window with the question, in tokens"),
+    arg(
+        "max_seq_len",
+        ArgKind::Int,
+        "the model's limit, at most 384",
+        "length of a window with the question, in tokens",
+    ),
     arg("max_question_len", ArgKind::Int, "no limit", "accepted without effect, as upstream: only the context is cut"),
     arg("handle_impossible_answer", ArgKind::Bool, "false", "let the empty answer take part"),
     arg("align_to_words", ArgKind::Bool, "true", "widen answers to whole words"),
@@ -111,7 +144,12 @@ const ZERO_SHOT_CLASSIFICATION: &[ArgSpec] = &[
 ];
 
 const SENTENCE_EMBEDDING: &[ArgSpec] = &[
-    arg("similarity", ArgKind::Bool, "false", "give the cosine similarities to all inputs of the call in place of the vectors"),
+    arg(
+        "similarity",
+        ArgKind::Bool,
+        "false",
+        "give the cosine similarities to all inputs of the call in place of the vectors",
+    ),
     BATCH_SIZE,
 ];
 
@@ -179,8 +217,9 @@ impl ArgSpec {
             ArgKind::Int => text.parse::<u64>().map_or_else(|_| json!(text), Value::from),
             ArgKind::Bool | ArgKind::Switch(_) => flag.unwrap_or_else(|_| json!(text)),
             ArgKind::Text | ArgKind::Choice(_) | ArgKind::List => json!(text),
-            ArgKind::Object => serde_json::from_str(text)
-                .map_err(|e| PipelineError::argument(self.name, format!("not JSON: {e}")))?,
+            ArgKind::Object => {
+                serde_json::from_str(text).map_err(|e| PipelineError::argument(self.name, format!("not JSON: {e}")))?
+            }
         })
     }
 }

@@ -23,7 +23,8 @@ pub(super) fn call(pipeline: &Pipeline, inputs: &[Input], args: &Args) -> Result
     let mut answers = Vec::with_capacity(inputs.len());
     pipeline.run(&sequences, args, |_, answer| {
         let (width, states) = answer.rows(&["last_hidden_state", "logits"])?;
-        let tokens: Value = states.chunks_exact(width).map(|row| row.iter().copied().map(number).collect::<Value>()).collect();
+        let tokens: Value =
+            states.chunks_exact(width).map(|row| row.iter().copied().map(number).collect::<Value>()).collect();
         // Upstream keeps the batch dimension of one.
         answers.push(Value::Array(vec![tokens]));
         Ok(())

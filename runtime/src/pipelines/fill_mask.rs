@@ -38,7 +38,9 @@ pub(super) fn call(pipeline: &Pipeline, inputs: &[Input], args: &Args) -> Result
         for &place in &places {
             let scores = softmax(&logits[place * width..(place + 1) * width]);
             let best = best_tokens(&scores, targets.as_deref(), top_k);
-            let filled = best.into_iter().map(|id| proposal(pipeline, i, row, place, id, scores[id as usize], places.len() == 1));
+            let filled = best
+                .into_iter()
+                .map(|id| proposal(pipeline, i, row, place, id, scores[id as usize], places.len() == 1));
             masks.push(filled.collect::<Result<Value, _>>()?);
         }
         answers.push(if masks.len() == 1 { masks.remove(0) } else { Value::Array(masks) });
@@ -74,7 +76,8 @@ fn proposal(
     let tokenizer = &pipeline.tokenizer;
     let failed = |source: TokenizerError| PipelineError::Tokenizer { index, source };
     let pad = tokenizer.pad_token_id();
-    let filled: Vec<u32> = (0..row.len()).map(|t| if t == place { id } else { row.ids[t] }).filter(|&t| Some(t) != pad).collect();
+    let filled: Vec<u32> =
+        (0..row.len()).map(|t| if t == place { id } else { row.ids[t] }).filter(|&t| Some(t) != pad).collect();
     // With several masks the others must stay visible, so special tokens do.
     let sequence = decode(pipeline, &filled, single).map_err(failed)?;
     let token_str = decode(pipeline, &[id], false).map_err(failed)?;

@@ -48,7 +48,9 @@ impl Input {
         let start = line.trim_start();
         let json: Option<Value> = start.starts_with(['{', '[']).then(|| serde_json::from_str(line).ok()).flatten();
         match json {
-            Some(Value::Object(map)) if !map.is_empty() && map.keys().all(|k| task.record_keys().contains(&k.as_str())) => {
+            Some(Value::Object(map))
+                if !map.is_empty() && map.keys().all(|k| task.record_keys().contains(&k.as_str())) =>
+            {
                 Input::Record(map)
             }
             Some(Value::Array(items)) if task == Task::TokenClassification => match words(&items) {
@@ -92,7 +94,9 @@ pub(super) fn field<'a>(
     match record.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(PipelineError::Input { index, problem: format!("{name:?}: expected a text, found {other}") }),
+        Some(other) => {
+            Err(PipelineError::Input { index, problem: format!("{name:?}: expected a text, found {other}") })
+        }
     }
 }
 

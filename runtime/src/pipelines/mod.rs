@@ -134,10 +134,7 @@ impl Pipeline {
     }
 
     /// The tokenizer options `truncation` and `max_length`, found by `get`.
-    fn encode_options<'a>(
-        &self,
-        get: impl Fn(&str) -> Option<&'a Value>,
-    ) -> Result<EncodeOptions, PipelineError> {
+    fn encode_options<'a>(&self, get: impl Fn(&str) -> Option<&'a Value>) -> Result<EncodeOptions, PipelineError> {
         let mut options = EncodeOptions::default();
         if let Some(value) = get("truncation").filter(|v| !v.is_null()) {
             let word = value.as_str().map_or_else(|| value.to_string(), str::to_string);

@@ -56,8 +56,10 @@ pub(super) fn call(pipeline: &Pipeline, inputs: &[Input], args: &Args) -> Result
         contexts.push(context.chars().collect::<Vec<char>>());
     }
 
-    let mut gathered: Vec<Gathered> =
-        inputs.iter().map(|_| Gathered { candidates: Vec::new(), known: HashMap::new(), null_score: 1_000_000.0 }).collect();
+    let mut gathered: Vec<Gathered> = inputs
+        .iter()
+        .map(|_| Gathered { candidates: Vec::new(), known: HashMap::new(), null_score: 1_000_000.0 })
+        .collect();
     pipeline.run(&sequences, args, |i, answer| {
         let split;
         let (start, end) = if answer.has("start_logits") {
@@ -158,7 +160,8 @@ fn read_window(
     start.first_mut().into_iter().chain(end.first_mut()).for_each(|x| *x = 0.0);
 
     // Some spans grow to the same words, so more of them are looked at.
-    let wanted = if settings.align_to_words { settings.top_k.saturating_mul(2).saturating_add(10) } else { settings.top_k };
+    let wanted =
+        if settings.align_to_words { settings.top_k.saturating_mul(2).saturating_add(10) } else { settings.top_k };
     for (score, s, e) in best_spans(&start, &end, &allowed, wanted, settings.max_answer_len) {
         let (from, to) = characters(row, s, e, sequence, settings.align_to_words);
         let text: String = context.get(from..to.min(context.len())).unwrap_or(&[]).iter().collect();
@@ -184,7 +187,8 @@ fn best_spans(start: &[f32], end: &[f32], allowed: &[bool], wanted: usize, max_l
             }
         }
     }
-    let order = |a: &(f32, usize, usize), b: &(f32, usize, usize)| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)));
+    let order =
+        |a: &(f32, usize, usize), b: &(f32, usize, usize)| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)));
     if wanted < spans.len() {
         spans.select_nth_unstable_by(wanted, order);
         spans.truncate(wanted);

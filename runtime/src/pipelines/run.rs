@@ -39,12 +39,20 @@ impl<'a> Answer<'a> {
         let width = match output.shape[..] {
             [n] if n == total => 1,
             [n, width] if n == total => width,
-            _ => return Err(PipelineError::output(&output.name, format!("has shape {:?}, expected {total} rows", output.shape))),
+            _ => {
+                return Err(PipelineError::output(
+                    &output.name,
+                    format!("has shape {:?}, expected {total} rows", output.shape),
+                ));
+            }
         };
         let range = rows.start * width..rows.end * width;
         let data = output.data.get(range).filter(|_| output.data.len() == total * width);
         let data = data.ok_or_else(|| {
-            PipelineError::output(&output.name, format!("has {} values for shape {:?}", output.data.len(), output.shape))
+            PipelineError::output(
+                &output.name,
+                format!("has {} values for shape {:?}", output.data.len(), output.shape),
+            )
         })?;
         if data.iter().any(|x| x.is_nan()) {
             return Err(PipelineError::output(&output.name, "is not a number"));
@@ -80,7 +88,8 @@ impl Pipeline {
         match self.tokenizer.encode_batch(inputs, options) {
             Ok(batch) => Ok((batch.rows, batch.overflow_to_sample_mapping)),
             Err(source) => {
-                let fails = |&(text, pair): &(Text<'_>, Option<Text<'_>>)| self.tokenizer.encode(text, pair, options).is_err();
+                let fails =
+                    |&(text, pair): &(Text<'_>, Option<Text<'_>>)| self.tokenizer.encode(text, pair, options).is_err();
                 let index = inputs.iter().position(fails).unwrap_or(0);
                 Err(PipelineError::Tokenizer { index, source })
             }

@@ -24,7 +24,11 @@ pub(super) fn call(pipeline: &Pipeline, inputs: &[Input], args: &Args) -> Result
         vectors.push(answer.row(&["sentence_embedding"])?.to_vec());
         Ok(())
     })?;
-    Ok(if args.flag("similarity") == Some(true) { similarities(&vectors) } else { vectors.iter().map(|v| list(v)).collect() })
+    Ok(if args.flag("similarity") == Some(true) {
+        similarities(&vectors)
+    } else {
+        vectors.iter().map(|v| list(v)).collect()
+    })
 }
 
 fn list(values: &[f32]) -> Value {

@@ -89,7 +89,9 @@ pub(super) fn call(pipeline: &Pipeline, inputs: &[Input], args: &Args) -> Result
 
 fn check_keys(record: &Map<String, Value>, index: usize) -> Result<(), PipelineError> {
     match record.keys().find(|k| !["text", "text_pair"].contains(&k.as_str())) {
-        Some(key) => Err(PipelineError::Input { index, problem: format!("{key:?} is neither \"text\" nor \"text_pair\"") }),
+        Some(key) => {
+            Err(PipelineError::Input { index, problem: format!("{key:?} is neither \"text\" nor \"text_pair\"") })
+        }
         None => Ok(()),
     }
 }

@@ -220,11 +220,21 @@ fn aggregate(
     let info = pipeline.info();
     let text_of = |words: Vec<String>| pipeline.tokenizer.convert_tokens_to_string(words);
     if matches!(strategy, Strategy::None | Strategy::Simple) {
-        let entities: Vec<Entity> = tokens.into_iter().map(|token| {
-            let best = argmax(&token.scores);
-            let (start, end) = token.span;
-            Entity { label: info.label(best), score: token.scores[best], index: Some(token.index), word: token.word, start, end }
-        }).collect();
+        let entities: Vec<Entity> = tokens
+            .into_iter()
+            .map(|token| {
+                let best = argmax(&token.scores);
+                let (start, end) = token.span;
+                Entity {
+                    label: info.label(best),
+                    score: token.scores[best],
+                    index: Some(token.index),
+                    word: token.word,
+                    start,
+                    end,
+                }
+            })
+            .collect();
         return if strategy == Strategy::None { Ok(entities) } else { group(entities, text_of) };
     }
     let mut words: Vec<Vec<Scored>> = Vec::new();
@@ -284,7 +294,9 @@ fn group<E>(entities: Vec<Entity>, text_of: impl Fn(Vec<String>) -> Result<Strin
     for entity in entities {
         let (begins, new) = tag(&entity.label);
         match groups.last_mut() {
-            Some(members) if !begins && members.last().is_some_and(|last| tag(&last.label).1 == new) => members.push(entity),
+            Some(members) if !begins && members.last().is_some_and(|last| tag(&last.label).1 == new) => {
+                members.push(entity)
+            }
             _ => groups.push(vec![entity]),
         }
     }
@@ -349,7 +361,12 @@ mod tests {
     /// PO-02: where windows overlap the longest entity wins, then the surest.
     #[test]
     fn po_02_overlaps() {
-        let given = vec![entity("x", 0.9, 5, 8), entity("long", 0.1, 0, 4), entity("short", 0.9, 2, 4), entity("sure", 0.95, 5, 8)];
+        let given = vec![
+            entity("x", 0.9, 5, 8),
+            entity("long", 0.1, 0, 4),
+            entity("short", 0.9, 2, 4),
+            entity("sure", 0.95, 5, 8),
+        ];
         assert_eq!(labels(&resolve_overlaps(given)), [("long", 0, 4), ("sure", 5, 8)]);
         assert!(resolve_overlaps(vec![]).is_empty());
     }

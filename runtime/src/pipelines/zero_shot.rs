@@ -73,7 +73,8 @@ fn format_template(template: &str, label: &str) -> Result<String, PipelineError>
 
 /// The text with each hypothesis. Only the text is cut, never the hypothesis.
 fn pairs(pipeline: &Pipeline, index: usize, text: &str, hypotheses: &[String]) -> Result<Vec<Sequence>, PipelineError> {
-    let inputs: Vec<_> = hypotheses.iter().map(|h| (Text::Raw(text), Some(Text::Raw(h)).filter(|_| !h.is_empty()))).collect();
+    let inputs: Vec<_> =
+        hypotheses.iter().map(|h| (Text::Raw(text), Some(Text::Raw(h)).filter(|_| !h.is_empty()))).collect();
     let encode = |truncation| {
         let options = EncodeOptions { truncation: Some(truncation), ..EncodeOptions::default() };
         pipeline.tokenizer.encode_batch(&inputs, &options)
@@ -107,7 +108,9 @@ fn answer(
     let pick = |row: &[f32], id: Option<usize>| {
         let id = id.or_else(|| row.len().checked_sub(1));
         let value = id.and_then(|id| row.get(id)).copied();
-        value.ok_or_else(|| PipelineError::output("logits", format!("have {} labels, too few for entailment", row.len())))
+        value.ok_or_else(|| {
+            PipelineError::output("logits", format!("have {} labels, too few for entailment", row.len()))
+        })
     };
     let entail = logits.iter().map(|row| pick(row, entailment)).collect::<Result<Vec<_>, _>>()?;
     let scores = if multi_label {

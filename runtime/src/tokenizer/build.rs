@@ -148,17 +148,10 @@ fn word_piece(bytes: &[u8], config: &TokenizerConfig) -> Result<Tokenizer, Strin
 }
 
 /// `[CLS] A [SEP] B [SEP]` with types 0 and 1, or RoBERTa's `<s> A </s></s> B </s>` with type 0 throughout.
-fn pair_template(
-    cls: &(String, u32),
-    sep: &(String, u32),
-    roberta: bool,
-) -> Result<PostProcessorWrapper, String> {
+fn pair_template(cls: &(String, u32), sep: &(String, u32), roberta: bool) -> Result<PostProcessorWrapper, String> {
     let (c, s) = (&cls.0, &sep.0);
-    let pair = if roberta {
-        format!("{c}:0 $A:0 {s}:0 {s}:0 $B:0 {s}:0")
-    } else {
-        format!("{c}:0 $A:0 {s}:0 $B:1 {s}:1")
-    };
+    let pair =
+        if roberta { format!("{c}:0 $A:0 {s}:0 {s}:0 $B:0 {s}:0") } else { format!("{c}:0 $A:0 {s}:0 $B:1 {s}:1") };
     template(&format!("{c}:0 $A:0 {s}:0"), &pair, vec![cls.clone(), sep.clone()])
 }
 
@@ -183,8 +176,10 @@ fn byte_level_bpe(
     let class = ClassDefaults::of(config.class.as_deref());
     let in_vocab = |message: String| broken(assets, VOCAB_JSON, message);
     let in_merges = |message: String| broken(assets, MERGES, message);
-    let vocab: AHashMap<String, u32> =
-        serde_json::from_slice::<HashMap<_, _>>(vocab).map_err(|e| in_vocab(format!("not a map of tokens to ids: {e}")))?.into_iter().collect();
+    let vocab: AHashMap<String, u32> = serde_json::from_slice::<HashMap<_, _>>(vocab)
+        .map_err(|e| in_vocab(format!("not a map of tokens to ids: {e}")))?
+        .into_iter()
+        .collect();
     let text = std::str::from_utf8(merges).map_err(|e| in_merges(format!("not UTF-8: {e}")))?;
     let mut pairs = Vec::new();
     for (n, line) in text.lines().enumerate().filter(|(_, l)| !l.starts_with("#version") && !l.trim().is_empty()) {
@@ -216,15 +211,13 @@ fn byte_level_bpe(
 }
 
 /// TK-04: without a tokenizer.json, `add_bos_token` and `add_eos_token` say what surrounds a text.
-fn sentence_marks(
-    config: &TokenizerConfig,
-    id: impl Fn(&str) -> Option<u32>,
-) -> Result<PostProcessorWrapper, String> {
+fn sentence_marks(config: &TokenizerConfig, id: impl Fn(&str) -> Option<u32>) -> Result<PostProcessorWrapper, String> {
     let mark = |on: Option<bool>, name: &str| -> Result<Option<(String, u32)>, String> {
         let token: Option<&AddedToken> = config.special.iter().find(|(n, _)| n == name).map(|(_, t)| t);
         match (on, token) {
             (Some(true), Some(token)) => {
-                let id = id(&token.content).ok_or_else(|| format!("{name} {:?} is not in the vocabulary", token.content))?;
+                let id =
+                    id(&token.content).ok_or_else(|| format!("{name} {:?} is not in the vocabulary", token.content))?;
                 Ok(Some((token.content.clone(), id)))
             }
             _ => Ok(None),

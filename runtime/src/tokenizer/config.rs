@@ -117,14 +117,15 @@ impl TokenizerConfig {
                 .get("model_max_length")
                 .or_else(|| config.get("max_len"))
                 .and_then(Value::as_f64)
-                .filter(|&n| n >= 1.0 && n < NO_LIMIT)
+                .filter(|n| (1.0..NO_LIMIT).contains(n))
                 .map(|n| n as usize),
             padding_side: side("padding_side")?,
             truncation_side: side("truncation_side")?,
             clean_up: flag("clean_up_tokenization_spaces").unwrap_or(false),
-            model_input_names: config.get("model_input_names").and_then(Value::as_array).map(|names| {
-                names.iter().filter_map(|n| n.as_str().map(str::to_string)).collect()
-            }),
+            model_input_names: config
+                .get("model_input_names")
+                .and_then(Value::as_array)
+                .map(|names| names.iter().filter_map(|n| n.as_str().map(str::to_string)).collect()),
             split_special_tokens: flag("split_special_tokens").unwrap_or(false),
             add_prefix_space: flag("add_prefix_space"),
             trim_offsets: flag("trim_offsets"),
@@ -136,7 +137,9 @@ impl TokenizerConfig {
             ..TokenizerConfig::default()
         };
 
-        this.read_special(&config, |key| broken(assets, CONFIG, format!("{key} is neither a string nor a token object")))?;
+        this.read_special(&config, |key| {
+            broken(assets, CONFIG, format!("{key} is neither a string nor a token object"))
+        })?;
         this.read_special(&map, |key| broken(assets, MAP, format!("{key} is neither a string nor a token object")))?;
 
         if let Some(decoder) = config.get("added_tokens_decoder").and_then(Value::as_object) {
@@ -151,7 +154,8 @@ impl TokenizerConfig {
         } else {
             for (content, id) in &object(assets, ADDED)? {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-                let id = id.ok_or_else(|| broken(assets, ADDED, format!("the id of {content:?} is not a whole number")))?;
+                let id =
+                    id.ok_or_else(|| broken(assets, ADDED, format!("the id of {content:?} is not a whole number")))?;
                 let special = this.special.iter().map(|(_, t)| t).chain(&this.extra).any(|t| &t.content == content);
                 this.added.insert(id, AddedToken::from(content.as_str(), special));
             }
@@ -237,7 +241,13 @@ const CLASSES: &[ClassDefaults] = &[
         roberta_pairs: true,
     },
     ClassDefaults {
-        names: &["RobertaTokenizer", "LongformerTokenizer", "BartTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer"],
+        names: &[
+            "RobertaTokenizer",
+            "LongformerTokenizer",
+            "BartTokenizer",
+            "XLMRobertaTokenizer",
+            "CamembertTokenizer",
+        ],
         special: ROBERTA_SPECIAL,
         mask_lstrip: true,
         token_types: false,

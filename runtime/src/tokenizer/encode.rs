@@ -200,7 +200,8 @@ impl AutoTokenizer {
     ) -> Result<BatchEncoding, TokenizerError> {
         let resolved = self.resolve(options)?;
         let tokenizer = self.backend(options.split_special_tokens);
-        let one = |&(text, pair): &(Text<'_>, Option<Text<'_>>)| self.windows(tokenizer, text, pair, options, &resolved);
+        let one =
+            |&(text, pair): &(Text<'_>, Option<Text<'_>>)| self.windows(tokenizer, text, pair, options, &resolved);
         let bytes: usize = inputs.iter().map(|(a, b)| a.bytes() + b.map_or(0, |b| b.bytes())).sum();
         let parallel = inputs.len() > 1 && bytes >= PARALLEL_BYTES && tokenizers::parallelism::get_parallelism();
         let windows: Vec<Vec<Encoding>> = if parallel {

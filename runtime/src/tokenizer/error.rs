@@ -58,7 +58,9 @@ pub enum TokenizerError {
         remove: usize,
     },
     /// The overlap of windows leaves no step forward.
-    #[error("stride {stride} must be less than the {room} tokens that max_length {max_length} leaves beside special tokens")]
+    #[error(
+        "stride {stride} must be less than the {room} tokens that max_length {max_length} leaves beside special tokens"
+    )]
     Stride {
         /// The wished overlap.
         stride: usize,

@@ -33,9 +33,7 @@ pub(super) fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     GUARDED.set(outer);
     result.map_err(|payload| match payload.downcast::<String>() {
         Ok(message) => *message,
-        Err(payload) => payload
-            .downcast_ref::<&str>()
-            .map_or_else(|| "internal failure".into(), |m| (*m).to_string()),
+        Err(payload) => payload.downcast_ref::<&str>().map_or_else(|| "internal failure".into(), |m| (*m).to_string()),
     })
 }
 

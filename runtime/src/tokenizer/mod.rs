@@ -16,11 +16,11 @@ use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
+use tokenizers::Tokenizer;
 use tokenizers::models::ModelWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::utils::padding::PaddingDirection;
 use tokenizers::utils::truncation::TruncationDirection;
-use tokenizers::Tokenizer;
 
 pub use assets::{Assets, Directory, TOKENIZER_FILES};
 pub use config::{SPECIAL_TOKENS_ATTRIBUTES, Side};
@@ -335,10 +335,6 @@ impl AutoTokenizer {
     /// The fields of a call's result by default: those the model takes. (TE-01)
     pub fn default_fields(&self) -> Fields {
         let takes = |name: &str| self.model_input_names.iter().any(|n| n == name);
-        Fields {
-            token_type_ids: takes("token_type_ids"),
-            attention_mask: takes("attention_mask"),
-            ..Fields::default()
-        }
+        Fields { token_type_ids: takes("token_type_ids"), attention_mask: takes("attention_mask"), ..Fields::default() }
     }
 }

@@ -189,7 +189,7 @@ fn serve(mut stream: TcpStream, hub: &Mutex<Hub>, log: &Mutex<Vec<(String, Strin
     let Some(bytes) = state.files.get_mut(&file) else { return reply(&mut stream, 404, "", b"") };
     let etag = etag(&file, bytes);
     if trouble == Trouble::Corrupt {
-        bytes.last_mut().map(|byte| *byte ^= 1);
+        bytes[0] ^= 1;
     }
     let total = bytes.len();
     let (from, to) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).unwrap_or(("0", ""));

@@ -48,10 +48,9 @@ fn read_zip(bytes: &[u8], path: &Path) -> Result<Contents, CheckpointError> {
         return Err(CheckpointError::file(path, "no PyTorch file: the zip does not hold one data.pkl"));
     };
     let root = name.strip_suffix("data.pkl").unwrap_or_default();
-    if let Some(order) = entries.get(&format!("{root}byteorder")) {
-        if bytes.get(order.clone()) != Some(b"little".as_slice()) {
-            return Err(CheckpointError::file(path, BIG_ENDIAN));
-        }
+    let order = entries.get(&format!("{root}byteorder")).and_then(|range| bytes.get(range.clone()));
+    if order.is_some_and(|order| order != b"little") {
+        return Err(CheckpointError::file(path, BIG_ENDIAN));
     }
     let tensors = pickle::parse(bytes.get(range.clone()).unwrap_or_default()).map_err(refuse(path, name))?;
     let folder = format!("{root}data/");

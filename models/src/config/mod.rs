@@ -115,10 +115,8 @@ impl Config {
                 generation.insert(key, value);
                 continue;
             }
-            if let Some(field) = known {
-                if !(field.kind.admits(&value) || value.is_null() && field.nullable) {
-                    return Err(wrong_type(&file, &key, field.kind.name(), &value));
-                }
+            if let Some(field) = known.filter(|field| !field.admits(&value)) {
+                return Err(wrong_type(&file, &key, field.kind.name(), &value));
             }
             let stored = model_type.stored_name(&key);
             // Given under both names, the field's own name wins.
@@ -138,14 +136,10 @@ impl Config {
     /// Refuses a repository whose own Python code is not the architecture Lith has (CFG-06). Code beside an
     /// architecture that Lith implements is not needed.
     fn check_code(&self) -> Result<(), ConfigError> {
-        let foreign = |name: &&str| !name.starts_with(self.model_type.class_prefix);
-        if self.fields.get("auto_map").is_some_and(|value| !value.is_null()) {
-            if let Some(name) = self.architectures().into_iter().find(foreign) {
-                return Err(ConfigError::RemoteCode {
-                    file: self.file.clone(),
-                    what: format!("architecture `{name}`"),
-                });
-            }
+        let has_code = self.fields.get("auto_map").is_some_and(|value| !value.is_null());
+        let foreign = |name: &&str| has_code && !name.starts_with(self.model_type.class_prefix);
+        if let Some(name) = self.architectures().into_iter().find(foreign) {
+            return Err(ConfigError::RemoteCode { file: self.file.clone(), what: format!("architecture `{name}`") });
         }
         Ok(())
     }

@@ -113,6 +113,13 @@ pub struct Field {
     pub nullable: bool,
 }
 
+impl Field {
+    /// Whether `value` is of the field's type.
+    pub fn admits(&self, value: &Value) -> bool {
+        self.kind.admits(value) || value.is_null() && self.nullable
+    }
+}
+
 const fn int(name: &'static str, default: i64) -> Field {
     Field { name, kind: Kind::Int, default: Default::Int(default), nullable: false }
 }

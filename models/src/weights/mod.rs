@@ -78,9 +78,20 @@ pub struct LoadOptions {
     pub ignore_mismatched_sizes: bool,
 }
 
-/// Everything that keeps a checkpoint from being the model. Bad input (exit code 2).
+/// A checkpoint that is not the model: all [`Misfits`]. Bad input (exit code 2).
+#[derive(Debug, PartialEq, Eq)]
+pub struct LoadError(Box<Misfits>);
+
+impl std::ops::Deref for LoadError {
+    type Target = Misfits;
+    fn deref(&self) -> &Misfits {
+        &self.0
+    }
+}
+
+/// Everything that keeps a checkpoint from being the model.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct LoadError {
+pub struct Misfits {
     /// The checkpoint.
     pub place: String,
     /// Parameters of the body that are absent.
@@ -95,9 +106,9 @@ pub struct LoadError {
     pub unexpected: Vec<String>,
 }
 
-impl LoadError {
+impl Misfits {
     fn is_empty(&self) -> bool {
-        let LoadError { place: _, missing, missing_head, mismatched, wrong_type, unexpected } = self;
+        let Misfits { place: _, missing, missing_head, mismatched, wrong_type, unexpected } = self;
         missing.is_empty()
             && missing_head.is_empty()
             && mismatched.is_empty()
@@ -154,7 +165,7 @@ pub fn resolve(
     options: &LoadOptions,
 ) -> Result<Loaded, LoadError> {
     let names = Names::new(&checkpoint, rules);
-    let mut error = LoadError { place: checkpoint.place().to_string(), ..LoadError::default() };
+    let mut error = Misfits { place: checkpoint.place().to_string(), ..Misfits::default() };
     let mut report = LoadReport::default();
     let mut origins = BTreeMap::new();
     let mut used = BTreeSet::new();
@@ -232,7 +243,7 @@ pub fn resolve(
     }
     drop(used);
     if !error.is_empty() {
-        return Err(error);
+        return Err(LoadError(Box::new(error)));
     }
     Ok(Loaded { checkpoint, origins, report })
 }

@@ -9,7 +9,7 @@ use common::execute::Execution;
 use common::{bert, numbered, symbols_of};
 use lith_ir::interp::{Mode, Tensor};
 use lith_ir::testing::{Case, Rng, cases_for, close, random_case};
-use lith_ir::{DType, Op, Program, verify};
+use lith_ir::{Builder, DType, Dim, Graph, Op, Program, Reduction, Type, Unary, Value, verify};
 use lith_passes::check::{check, check_memory};
 use lith_passes::{Options, Stage, run, run_until};
 
@@ -77,6 +77,59 @@ fn case_of(program: Program, padded: bool, name: &str) -> Case {
     let encode = program.entries.remove("encode").unwrap();
     program.entries.insert("main".into(), encode);
     Case { name: name.into(), program, args, params, states: BTreeMap::new(), tolerance: 1e-5 }
+}
+
+fn small_case(name: &str, states: &[&str], build: impl FnOnce(&mut Builder<'_>) -> Vec<Value>) -> Case {
+    let ty = Type::new(DType::F32, [2i64, 3]);
+    let tensor =
+        |first: i64| Tensor::floats(DType::F32, &[2, 3], (first..first + 6).map(|v| v as f64).collect()).unwrap();
+    let mut program = Program::new(name);
+    let mut graph = Graph::new();
+    let results = build(&mut Builder::new(&mut graph, ""));
+    for (i, v) in results.into_iter().enumerate() {
+        graph.add_result(&format!("r{i}"), v);
+    }
+    let args = (0..graph.args().len() as i64).map(tensor).collect();
+    program.entries.insert("main".into(), graph);
+    let states: BTreeMap<_, _> = states.iter().zip(10..).map(|(n, first)| (n.to_string(), tensor(first))).collect();
+    program.states = states.keys().map(|n| (n.clone(), ty.clone())).collect();
+    Case { name: name.into(), program, args, params: BTreeMap::new(), states, tolerance: 1e-5 }
+}
+
+/// Results that no kernel would store by itself: an argument, one value twice, the bytes of another result, constants.
+#[test]
+fn results_of_every_origin() {
+    hold(&small_case("results", &[], |b| {
+        let x = b.arg("x", Type::new(DType::F32, [2i64, 3])).unwrap();
+        let y = b.unary(Unary::Exp, x).unwrap();
+        let flat = b.reshape(y, &[Dim::from(6i64)]).unwrap();
+        let other = b.reshape(x, &[Dim::from(6i64)]).unwrap();
+        let one = b.scalar(DType::F32, 1.0).unwrap();
+        let ones = b.full_like(x, 1.0).unwrap();
+        vec![x, x, y, y, flat, other, one, ones]
+    }));
+    hold(&small_case("a reshaped result", &[], |b| {
+        let x = b.arg("x", Type::new(DType::F32, [2i64, 3])).unwrap();
+        let y = b.unary(Unary::Exp, x).unwrap();
+        let sum = b.reduce(Reduction::Sum, y, &[0], false).unwrap();
+        vec![b.reshape(y, &[Dim::from(6i64)]).unwrap(), sum]
+    }));
+}
+
+/// States are read as they were before the call, and a result may be what is written.
+#[test]
+fn states_that_change_places() {
+    hold(&small_case("swap", &["a", "b"], |b| {
+        let ty = Type::new(DType::F32, [2i64, 3]);
+        let x = b.arg("x", ty.clone()).unwrap();
+        let read =
+            |b: &mut Builder<'_>, name: &str| b.op(Op::StateRead { name: name.into(), ty: ty.clone() }, &[]).unwrap();
+        let (old_a, old_b) = (read(b, "a"), read(b, "b"));
+        let new_a = b.op(Op::StateWrite { name: "a".into() }, &[old_b]).unwrap();
+        b.op(Op::StateWrite { name: "b".into() }, &[old_a]).unwrap();
+        let sum = b.add(new_a, x).unwrap();
+        vec![sum, new_a, old_a]
+    }));
 }
 
 #[test]

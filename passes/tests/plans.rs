@@ -151,6 +151,32 @@ fn peak_memory_of_a_layer() {
     assert_eq!(at_100, 100 * 8 * row + 100 * row + 448, "{}", dump::memory(&compiled, &|_| Some(100)));
 }
 
+/// An elementwise kernel stores where the operand lay that it reads last; one that reads at other indices does not.
+#[test]
+fn elementwise_kernels_work_in_place() {
+    let arena = |between: fn(&mut lith_ir::Builder<'_>, lith_ir::Value) -> lith_ir::Value| {
+        let mut graph = lith_ir::Graph::new();
+        let mut b = lith_ir::Builder::new(&mut graph, "");
+        let x = b.arg("x", lith_ir::Type::new(lith_ir::DType::F32, [16i64, 16])).unwrap();
+        let sum = b.op(Op::CumSum { axis: 0 }, &[x]).unwrap();
+        let y = between(&mut b, sum);
+        let sum = b.op(Op::CumSum { axis: 0 }, &[y]).unwrap();
+        graph.add_result("y", sum);
+        let mut program = lith_ir::Program::new("test");
+        program.entries.insert("main".into(), graph);
+        compile(program).plan.graphs["main"].arena.as_const().unwrap()
+    };
+    assert_eq!(arena(|b, x| b.unary(lith_ir::Unary::Exp, x).unwrap()), 1024);
+    assert_eq!(arena(|b, x| b.transpose(x, &[1, 0]).unwrap()), 2048);
+    assert_eq!(
+        arena(|b, x| {
+            let y = b.transpose(x, &[1, 0]).unwrap();
+            b.add(x, y).unwrap()
+        }),
+        2048
+    );
+}
+
 #[test]
 fn stages_have_names_and_stop() {
     for &stage in Stage::ALL {

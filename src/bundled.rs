@@ -16,12 +16,7 @@ macro_rules! bundle {
 type Bundle = (&'static str, &'static [(&'static str, &'static [u8])]);
 
 const BUNDLES: &[Bundle] =
-    &[bundle!("reviews": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md")];
-
-/// Names of the bundled models.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    BUNDLES.iter().map(|(name, _)| *name)
-}
+    &[bundle!("reviews": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "LICENSE")];
 
 /// The folder of the bundled model of this name, unpacked into the cache when it is not there; `None` for any other name
 /// and where a file or directory of the name exists.

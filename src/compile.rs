@@ -13,7 +13,7 @@ use crate::executable;
 use crate::model::{Model, ModelOptions, Opened};
 
 /// How a model is compiled.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CompileOptions {
     /// How weights in panels are stored; computation is in `f32`.
     pub storage: Storage,
@@ -35,7 +35,7 @@ impl CompileOptions {
                 return Err(Error::input(format!("--dtype {other}: expected float32, float16 or bfloat16")));
             }
         };
-        let target = Target::from_name(target).map_err(Error::input)?;
+        let target = Target::new(target).map_err(Error::input)?;
         Ok(CompileOptions { storage, target })
     }
 }
@@ -130,7 +130,7 @@ pub fn compile_cached(
     let mut settings = vec![
         task.name().to_string(),
         format!("{:?}", options.storage),
-        options.target.describe(),
+        format!("{} {}", options.target.name(), options.target.features().join(",")),
         format!("strict={} fresh={} mismatched={}", from.strict, from.fresh_head, from.ignore_mismatched_sizes),
     ];
     settings.extend(from.overrides.iter().cloned());

@@ -1,5 +1,5 @@
-//! Every environment variable that Lith itself reads, with what it means. The hub's variables are read by
-//! `lith_models::source`.
+//! Every environment variable that Lith itself reads, with what it means; those that compiled programs read too stand in
+//! `lith_runtime::env`. The hub's variables are read by `lith_models::source`.
 
 use std::path::PathBuf;
 

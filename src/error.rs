@@ -47,6 +47,12 @@ impl Error {
     }
 }
 
+impl From<lith_codegen::CodegenError> for Error {
+    fn from(error: lith_codegen::CodegenError) -> Error {
+        Error::failure(error)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}", path.display())]
 struct FileError {

@@ -13,7 +13,7 @@ use lith_models::families::{self, Family, Traced, sentence::Stack};
 use lith_models::weights::{Fresh, resolve};
 use lith_models::{Checkpoint, Config, Head, HubEnv, LoadOptions, Loaded, Source, SourceOptions};
 use lith_runtime::pipelines::{ModelInfo, Task};
-use lith_runtime::tokenizer::TOKENIZER_FILES;
+use lith_runtime::tokenizer::{Assets, AutoTokenizer, TOKENIZER_FILES};
 
 use crate::error::{Error, Result};
 
@@ -116,6 +116,39 @@ impl Opened {
         self.source.describe()
     }
 
+    /// A file of the model: beside the transformer's configuration or, in a sentence stack, at the top.
+    fn file(&self, name: &str) -> Result<Option<PathBuf>> {
+        match self.transformer.optional(name).map_err(Error::input)? {
+            Some(path) => Ok(Some(path)),
+            None => self.source.optional(name).map_err(Error::input),
+        }
+    }
+
+    /// The files of this list that the model has, by name, with their contents; `paths` gets to know where they are.
+    fn read_files<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a &'a str>,
+        paths: &mut Vec<PathBuf>,
+    ) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files = Vec::new();
+        for name in names {
+            if let Some(path) = self.file(name)? {
+                files.push((name.to_string(), std::fs::read(&path).map_err(|e| Error::io(&path, e))?));
+                paths.push(path);
+            }
+        }
+        Ok(files)
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// When its files are absent or broken.
+    pub fn tokenizer(&self) -> Result<AutoTokenizer> {
+        let files = self.read_files(TOKENIZER_FILES, &mut Vec::new())?;
+        AutoTokenizer::from_assets(&ModelFiles { place: self.describe(), files }).map_err(Error::input)
+    }
+
     fn checkpoint(&self, folder: &str) -> Result<Checkpoint> {
         let open = OpenOptions { variant: self.options.variant.clone(), ..OpenOptions::default() };
         let source = match folder {
@@ -171,18 +204,7 @@ impl Opened {
             }
             loaded_parts.push(LoadedPart { prefix: part.prefix, loaded });
         }
-        let mut assets = Vec::new();
-        for name in CONFIG_FILES.iter().chain(TOKENIZER_FILES) {
-            // Sentence stacks keep the tokenizer beside the transformer or at the top.
-            let path = match self.transformer.optional(name).map_err(Error::input)? {
-                Some(path) => Some(path),
-                None => self.source.optional(name).map_err(Error::input)?,
-            };
-            if let Some(path) = path {
-                assets.push((name.to_string(), std::fs::read(&path).map_err(|e| Error::io(&path, e))?));
-                files.push(path);
-            }
-        }
+        let assets = self.read_files(CONFIG_FILES.iter().chain(TOKENIZER_FILES), &mut files)?;
         files.sort();
         files.dedup();
         let info = self.info(max_length)?;
@@ -212,6 +234,23 @@ impl Opened {
             vocab_size: config.size("vocab_size").map_err(Error::input)?,
             hidden_size: config.size("hidden_size").map_err(Error::input)?,
         })
+    }
+}
+
+/// Files in memory, for the tokenizer.
+struct ModelFiles {
+    place: String,
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl Assets for ModelFiles {
+    fn read(&self, name: &str) -> std::io::Result<Option<Cow<'_, [u8]>>> {
+        let found = self.files.iter().find(|(known, _)| known == name);
+        Ok(found.map(|(_, bytes)| Cow::Borrowed(bytes.as_slice())))
+    }
+
+    fn place(&self) -> String {
+        self.place.clone()
     }
 }
 

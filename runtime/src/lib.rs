@@ -4,6 +4,7 @@
 pub mod abi;
 pub mod artifact;
 pub mod command;
+pub mod env;
 pub mod kernels;
 pub mod manifest;
 mod math;

@@ -7,7 +7,7 @@ use lith_runtime::artifact::format::section;
 use lith_runtime::model::CompiledModel;
 use lith_runtime::pipelines::{ModelInfo, TokenModel};
 use lith_runtime::program::Program;
-use lith_runtime::tokenizer::{AutoTokenizer, Directory, EncodeOptions, Text};
+use lith_runtime::tokenizer::{AutoTokenizer, EncodeOptions, Fields, Text};
 
 use super::args::{Format, Inspect, Tokenize};
 use super::print;
@@ -83,20 +83,22 @@ fn subject(args: &Inspect, shape: Shape) -> Result<Subject> {
 
 pub fn tokenize(args: &Tokenize) -> Result<()> {
     let tokenizer = if is_artifact(&args.model)? {
-        AutoTokenizer::from_assets(&Artifact::open(Path::new(&args.model)).map_err(Error::input)?)
+        let artifact = Artifact::open(Path::new(&args.model)).map_err(Error::input)?;
+        AutoTokenizer::from_assets(&artifact).map_err(Error::input)?
     } else {
-        let opened = Opened::new(&args.model, &args.from.options())?;
-        AutoTokenizer::from_assets(&Directory(opened.tokenizer_folder()?))
+        Opened::new(&args.model, &args.from.options())?.tokenizer()?
     };
-    let tokenizer = tokenizer.map_err(Error::input)?;
     let options = EncodeOptions { add_special_tokens: !args.no_special_tokens, ..EncodeOptions::default() };
     let pair = args.pair.as_deref().map(Text::from);
     let encoding = tokenizer.encode(Text::from(args.text.as_str()), pair, &options).map_err(Error::input)?;
     if args.json {
-        return print(&(serde_json::to_string(&encoding).map_err(Error::failure)? + "\n"));
+        let fields =
+            Fields { token_type_ids: true, attention_mask: true, offset_mapping: true, ..Fields::default() };
+        let mut json = encoding.to_json(fields, true);
+        json["tokens"] = encoding.into_single().tokens.into();
+        return print(&format!("{json}\n"));
     }
-    for (id, token) in encoding.ids().iter().zip(encoding.tokens()) {
-        print(&format!("{id:>8}  {token}\n"))?;
-    }
-    Ok(())
+    let row = encoding.into_single();
+    let lines = row.ids.iter().zip(&row.tokens).map(|(id, token)| format!("{id:>8}  {token}\n"));
+    print(&lines.collect::<String>())
 }

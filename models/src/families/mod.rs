@@ -128,7 +128,7 @@ pub struct Part {
 pub struct Traced {
     /// The program, with the one entry point [`ENTRY`]. Its results are the members of Transformers' output class:
     /// of [`Head::Base`] `last_hidden_state` and maybe `pooler_output`, of question answering `start_logits` and
-    /// `end_logits`, of other heads `logits`; of a sentence-transformers stack `embedding`.
+    /// `end_logits`, of other heads `logits`; of a sentence-transformers stack `sentence_embedding`.
     pub program: Program,
     /// Where its parameters come from.
     pub parts: Vec<Part>,

@@ -274,7 +274,7 @@ fn read<T: DeserializeOwned>(source: &Source, name: &str) -> Result<T, FamilyErr
     serde_json::from_str(&text).map_err(|error| FamilyError::Module { file, problem: error.to_string() })
 }
 
-/// Traces a stack over the transformer of this configuration. The program's result is `embedding`.
+/// Traces a stack over the transformer of this configuration. The program's result is `sentence_embedding`.
 ///
 /// # Errors
 /// As [`super::trace`], and when widths of modules do not fit each other.
@@ -301,7 +301,7 @@ pub fn trace(config: &Config, stack: &Stack, layout: Layout) -> Result<Traced, F
         };
     }
     let max_length = model.max_length.min(stack.max_seq_length.unwrap_or(usize::MAX));
-    let mut traced = model.finish(Head::Base, vec![("embedding", x)])?;
+    let mut traced = model.finish(Head::Base, vec![("sentence_embedding", x)])?;
     traced.max_length = max_length;
     let folders = stack.modules.iter().filter_map(|module| match module {
         Module::Dense { folder, .. } | Module::LayerNorm { folder, .. } => Some(folder),

@@ -114,6 +114,8 @@ fn task_args(task: Task, matches: &ArgMatches) -> Result<Args, PipelineError> {
 /// When the artifact, an argument or an input cannot be used, or the answers cannot be written. What was answered
 /// before stays printed.
 pub fn run(artifact: &Path, task: Option<Task>, matches: &ArgMatches) -> Result<(), RunCommandError> {
+    crate::kernels::select(crate::env::isa().as_deref())
+        .map_err(|e| RunCommandError::Input(format!("{}: {e}", crate::env::ISA)))?;
     let threads = matches.get_one::<usize>("threads").copied().unwrap_or(0);
     let pipeline = open_pipeline(artifact, threads, task)?;
     let args = task_args(pipeline.task(), matches)?;

@@ -9,7 +9,7 @@ use common::execute::Execution;
 use common::{bert, numbered, symbols_of};
 use lith_ir::interp::{Mode, Tensor};
 use lith_ir::testing::{Case, Rng, cases_for, close, random_case};
-use lith_ir::{Builder, DType, Dim, Graph, Op, Program, Reduction, Type, Unary, Value, verify};
+use lith_ir::{Activation, Binary, Builder, DType, Dim, Graph, Op, Program, Reduction, Type, Unary, Value, verify};
 use lith_passes::check::{check, check_memory};
 use lith_passes::{Options, Stage, run, run_until};
 
@@ -51,6 +51,42 @@ fn encoders() {
             hold(&case_of(numbered(layers, padded), padded, &format!("{layers} layers, padded: {padded}")));
         }
         hold(&case_of(bert(3, padded, &|_| "encoder.group.0.layer.0".into()), padded, "shared layers"));
+    }
+}
+
+/// One layer with another constant, function or wiring is no repetition of the others.
+#[test]
+fn layers_that_differ_in_little() {
+    type Change = fn(&Op, &mut Vec<Option<Value>>) -> Option<Op>;
+    let changes: [Change; 4] = [
+        |op, _| matches!(op, Op::LayerNorm { .. }).then_some(Op::LayerNorm { eps: 0.5 }),
+        |op, _| matches!(op, Op::Activation { .. }).then_some(Op::Activation { f: Activation::Relu }),
+        |op, operands| {
+            operands.swap(0, 2);
+            matches!(op, Op::PackedAttention { .. }).then(|| op.clone())
+        },
+        |op, operands| {
+            operands[1] = operands[0];
+            matches!(op, Op::Binary { f: Binary::Add }).then(|| op.clone())
+        },
+    ];
+    for (i, change) in changes.into_iter().enumerate() {
+        for layer in [0, 2, 3] {
+            let mut case = case_of(numbered(4, false), false, &format!("change {i} of layer {layer}"));
+            let graph = case.program.entries.get_mut("main").unwrap();
+            let nodes = graph.topological().unwrap().into_iter();
+            let here = format!("encoder.layer.{layer}.");
+            let changed = nodes.filter(|&n| graph.node(n).path.starts_with(&here)).find_map(|n| {
+                let mut operands = graph.operands(n);
+                change(&graph.node(n).op, &mut operands).map(|op| (n, op, operands))
+            });
+            let (node, op, operands) = changed.unwrap();
+            let path = graph.node(node).path.clone();
+            let new = graph.add_with(op, &operands, &path).unwrap();
+            graph.replace(node.into(), new.into());
+            graph.remove(node);
+            hold(&case);
+        }
     }
 }
 

@@ -22,12 +22,13 @@ pub(super) fn extract(
     graph: &Graph,
     repetition: &Repetition,
     functions: &BTreeMap<String, Graph>,
+    entries: &BTreeSet<String>,
 ) -> Result<Option<Extracted>, GraphError> {
     let Some(template) = repetition.instances.last() else { return Ok(None) };
     let (inputs, outputs) = (repetition.inputs(graph), repetition.outputs(graph));
     let layer = path_of(graph, template);
     let function = function(graph, template, &layer, &inputs, &outputs)?;
-    let name = name(&layer, &function, functions);
+    let name = name(&layer, &function, functions, entries);
 
     let mut caller = graph.clone();
     let results: Vec<_> = outputs.iter().map(|v| graph.ty(*v).clone()).collect();
@@ -56,14 +57,14 @@ fn path_of(graph: &Graph, instance: &Instance) -> String {
 }
 
 /// The name of the layer without its number; the name of an equal function if there is one.
-fn name(layer: &str, function: &Graph, functions: &BTreeMap<String, Graph>) -> String {
+fn name(layer: &str, function: &Graph, functions: &BTreeMap<String, Graph>, entries: &BTreeSet<String>) -> String {
     let mut segments: Vec<&str> = layer.split('.').filter(|s| !s.is_empty()).collect();
     if segments.last().is_some_and(|s| is_number(s)) {
         segments.pop();
     }
     let base = if segments.is_empty() { "block".to_string() } else { segments.join(".") };
     let numbered = (2..).map(|i: usize| format!("{base}_{i}"));
-    let free = |name: &String| functions.get(name).is_none_or(|f| same(f, function));
+    let free = |name: &String| !entries.contains(name) && functions.get(name).is_none_or(|f| same(f, function));
     std::iter::once(base.clone()).chain(numbered).find(free).unwrap_or(base)
 }
 

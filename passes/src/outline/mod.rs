@@ -8,6 +8,8 @@
 mod block;
 mod extract;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use lith_ir::{Class, Graph, NodeId, Op};
 
 use crate::{Compiled, PassError};
@@ -18,9 +20,12 @@ const LEAST_NODES: usize = 4;
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     let program = &mut compiled.program;
+    let entries: BTreeSet<String> = program.entries.keys().cloned().collect();
     for (name, graph) in &mut program.entries {
         while let Some(repetition) = best(name, graph)? {
-            match extract::extract(graph, &repetition, &program.functions).map_err(PassError::in_graph(name))? {
+            match extract::extract(graph, &repetition, &program.functions, &entries)
+                .map_err(PassError::in_graph(name))?
+            {
                 Some(extracted) => {
                     *graph = extracted.caller;
                     program.functions.insert(extracted.name, extracted.function);
@@ -36,8 +41,8 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
 fn best(name: &str, graph: &Graph) -> Result<Option<Repetition>, PassError> {
     let order = graph.topological().map_err(PassError::in_graph(name))?;
     // Possible outputs of blocks: the last of several nodes that look alike.
-    let mut last_of: std::collections::BTreeMap<String, (NodeId, NodeId)> = std::collections::BTreeMap::new();
-    let mut before: std::collections::BTreeMap<String, NodeId> = std::collections::BTreeMap::new();
+    let mut last_of: BTreeMap<String, (NodeId, NodeId)> = BTreeMap::new();
+    let mut before: BTreeMap<String, NodeId> = BTreeMap::new();
     for &n in &order {
         let node = graph.node(n);
         if node.op.class() == Class::Source || matches!(node.op, Op::Broadcast { .. }) || node.types.len() != 1 {

@@ -58,7 +58,8 @@ pub enum KernelKind {
     /// `linear` without bias, `f32`, by a weight in panels (a parameter or an argument): `core`, the first node that is not
     /// inline. Then elementwise nodes of its shape as epilogue; the one output is `f32`, of that shape, and shares no
     /// byte with any operand. Epilogues read computed and outside values of that shape, or through `broadcast`; where it
-    /// has more than two axes, broadcast values vary by the last axis, by all others together, or not at all.
+    /// has more than two axes, broadcast values vary by the last axis, by all others together, or not at all. Nodes on
+    /// scalars may be among the others.
     Contraction {
         /// The `linear` node.
         core: NodeId,

@@ -91,7 +91,8 @@ impl Builder {
         func.signature = signature;
         let block = func.dfg.make_block();
         func.layout.append_block(block);
-        let params = (0..params).map(|_| At { v: func.dfg.append_block_param(block, types::I64), scope: ENTRY }).collect();
+        let params =
+            (0..params).map(|_| At { v: func.dfg.append_block_param(block, types::I64), scope: ENTRY }).collect();
         let scopes = vec![Scope { depth: 0, block, known: HashMap::new() }];
         (Builder { func, scopes, iconsts: HashMap::new() }, params)
     }

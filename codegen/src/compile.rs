@@ -76,8 +76,9 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
         Storage::Bf16 => DType::Bf16,
         Storage::F16 => DType::F16,
     };
-    let stored =
-        |name: &str, layout: Layout| if layout == Layout::Panels || rows_in_half.contains(name) { panels } else { DType::F32 };
+    let stored = |name: &str, layout: Layout| {
+        if layout == Layout::Panels || rows_in_half.contains(name) { panels } else { DType::F32 }
+    };
     let weights = Weights::new(program, plan, stored)?;
     let mut shared = Shared {
         program,
@@ -109,7 +110,13 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
             };
             let results = graph.results().iter().map(&mut result).collect();
             let arena = shared.dims.place(&graph_plan.arena);
-            entries.push(EntryPoint { name: name.into(), code, arena, args: arguments(program, name, graph)?, results });
+            entries.push(EntryPoint {
+                name: name.into(),
+                code,
+                arena,
+                args: arguments(program, name, graph)?,
+                results,
+            });
         }
     }
     let id = shared.text.declare("dims");
@@ -131,7 +138,15 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
         model: serde_json::Value::Null,
     };
     let graph_text = lith_ir::text::print(program);
-    Ok(Module { text: bytes, consts, manifest, graph_text, plan_text: String::new(), target: target.clone(), functions })
+    Ok(Module {
+        text: bytes,
+        consts,
+        manifest,
+        graph_text,
+        plan_text: String::new(),
+        target: target.clone(),
+        functions,
+    })
 }
 
 fn symbols(program: &Program) -> Vec<SymbolEntry> {

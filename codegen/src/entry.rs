@@ -460,7 +460,9 @@ impl GraphCode<'_, '_, '_> {
 
     fn dot(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
         let (a, b) = (self.operand(core, 0)?, self.operand(core, 1)?);
-        let Op::Dot { transpose_rhs } = self.graph.node(core).op else { return self.wrong("a `dot` kernel of another op") };
+        let Op::Dot { transpose_rhs } = self.graph.node(core).op else {
+            return self.wrong("a `dot` kernel of another op");
+        };
         let output = self.output(kernel)?;
         let (left, to) = (self.graph.ty(a).shape.clone(), self.graph.ty(core.into()).shape.clone());
         let [lead @ .., m, n] = &to[..] else { return self.wrong("a product of vectors") };
@@ -488,7 +490,9 @@ impl GraphCode<'_, '_, '_> {
             let at = self.dim(&dim);
             self.store(args, offset, at);
         }
-        for (offset, value) in [(offset_of!(DotArgs, a), a), (offset_of!(DotArgs, b), b), (offset_of!(DotArgs, c), output)] {
+        for (offset, value) in
+            [(offset_of!(DotArgs, a), a), (offset_of!(DotArgs, b), b), (offset_of!(DotArgs, c), output)]
+        {
             let at = self.address(value, Layout::Rows)?;
             self.store(args, offset, at);
         }

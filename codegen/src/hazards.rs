@@ -21,9 +21,8 @@ impl Region {
         match (self, other) {
             (Region::Constant, _) | (_, Region::Constant) => false,
             (Region::Arena(a, a_size), Region::Arena(b, b_size)) => {
-                let before = |a: &Dim, size: &Dim, b: &Dim| {
-                    (b.clone() - a.clone() - size.clone()).bounds(symbols).0 >= 0
-                };
+                let before =
+                    |a: &Dim, size: &Dim, b: &Dim| (b.clone() - a.clone() - size.clone()).bounds(symbols).0 >= 0;
                 !before(a, a_size, b) && !before(b, b_size, a)
             }
             _ => self == other,

@@ -109,7 +109,8 @@ impl<'t> Text<'t> {
     /// # Errors
     /// When a function was declared and not defined, or the section is too large for its calls.
     pub fn finish(mut self) -> Result<Linked, CodegenError> {
-        let internal = |what: &str, problem: &str| CodegenError::Internal { what: what.into(), problem: problem.into() };
+        let internal =
+            |what: &str, problem: &str| CodegenError::Internal { what: what.into(), problem: problem.into() };
         for (at, id, addend) in std::mem::take(&mut self.patches) {
             let slot = &self.slots[id as usize];
             let (offset, _) = slot.offset.ok_or_else(|| internal(&slot.name, "never defined"))?;
@@ -135,5 +136,10 @@ impl<'t> Text<'t> {
 pub fn import(function: &mut Function, id: FunctionId, signature: Signature) -> FuncRef {
     let name = function.declare_imported_user_function(UserExternalName { namespace: 0, index: id });
     let signature = function.import_signature(signature);
-    function.import_function(ExtFuncData { name: ExternalName::user(name), signature, colocated: true, patchable: false })
+    function.import_function(ExtFuncData {
+        name: ExternalName::user(name),
+        signature,
+        colocated: true,
+        patchable: false,
+    })
 }

@@ -51,9 +51,8 @@ impl Target {
     /// When the name is none of [`Target::NAMES`], or `native` is asked for on a machine that is no x86-64-v2.
     pub fn new(name: &str) -> Result<Target, CodegenError> {
         let level = match name {
-            "native" => native_level().ok_or_else(|| CodegenError::Target {
-                name: "native (this machine has no x86-64-v2)".into(),
-            })?,
+            "native" => native_level()
+                .ok_or_else(|| CodegenError::Target { name: "native (this machine has no x86-64-v2)".into() })?,
             other => LEVELS
                 .iter()
                 .position(|(n, _)| *n == other)
@@ -61,11 +60,7 @@ impl Target {
         };
         let features: Vec<_> = LEVELS[..=level].iter().flat_map(|(_, f)| f.iter().copied()).collect();
         let isa = build(&features).map_err(|problem| CodegenError::Internal { what: "target".into(), problem })?;
-        Ok(Target {
-            name: LEVELS[level].0.into(),
-            features: features.iter().map(|(cpuid, _)| *cpuid).collect(),
-            isa,
-        })
+        Ok(Target { name: LEVELS[level].0.into(), features: features.iter().map(|(cpuid, _)| *cpuid).collect(), isa })
     }
 
     /// Name of the level.
@@ -97,7 +92,8 @@ fn build(features: &[(&str, &str)]) -> Result<OwnedTargetIsa, String> {
     let mut flags = settings::builder();
     for (name, value) in [
         ("opt_level", "speed"),
-        ("is_pic", "true"),
+        // All code is one section, where a near address is relative anyway; "pic" would ask for a table of addresses.
+        ("is_pic", "false"),
         ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
         ("unwind_info", "false"),
         ("enable_alias_analysis", "true"),

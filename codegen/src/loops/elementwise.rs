@@ -25,9 +25,13 @@ impl Emit<'_> {
             Unary::Abs => self.un(x, |c, v| c.ins().fabs(v)),
             Unary::Sign => {
                 let (zero, one) = (self.float(0.0, ty), self.float(1.0, ty));
-                let sign = self.bin(one, x, |c, a, b| c.ins().fcopysign(a, b));
-                // Neither less nor greater than 0: a zero or NaN.
-                let has = self.bin(x, zero, |c, a, b| c.ins().fcmp(FloatCC::OrderedNotEqual, a, b));
+                let sign = match dtype {
+                    DType::F64 => self.bin(one, x, |c, a, b| c.ins().fcopysign(a, b)),
+                    _ => self.signed(one, x),
+                };
+                // No magnitude above 0: a zero or NaN.
+                let magnitude = self.un(x, |c, v| c.ins().fabs(v));
+                let has = self.bin(magnitude, zero, |c, a, b| c.ins().fcmp(FloatCC::GreaterThan, a, b));
                 self.choose(has, sign, x)
             }
             Unary::Sqrt => self.un(x, |c, v| c.ins().sqrt(v)),

@@ -3,9 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use cranelift_codegen::cursor::FuncCursor;
-use cranelift_codegen::ir::{
-    self, AbiParam, InstBuilder, MemFlagsData, Signature, Type as Ty, types,
-};
+use cranelift_codegen::ir::{self, AbiParam, InstBuilder, MemFlagsData, Signature, Type as Ty, types};
 use cranelift_codegen::isa::CallConv;
 use lith_ir::{DType, Graph, NodeId, Symbols, Value};
 
@@ -347,11 +345,6 @@ impl<'a> Emit<'a> {
     /// A bug in a pass, found while generating this kernel.
     pub fn wrong<T>(&self, problem: impl Into<String>) -> Res<T> {
         Err(Stop::Fail(CodegenError::Internal { what: "loop kernel".into(), problem: problem.into() }))
-    }
-
-    /// The scope of a value.
-    pub fn scope_of(&self, xs: &[Val]) -> ScopeId {
-        xs.iter().fold(ENTRY, |s, x| self.b.deeper(s, x.at.scope))
     }
 }
 

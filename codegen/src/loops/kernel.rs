@@ -9,6 +9,7 @@ use lith_ir::{Dim, Graph, NodeId, Op, Symbols, Value};
 
 use super::emit::{Buffer, Emit, LANES, Res, Stop};
 use super::index::{Index, Pos, product};
+use super::scan;
 use crate::CodegenError;
 use crate::builder::{At, Builder, ENTRY, ScopeId};
 use crate::dims::DimTable;
@@ -112,6 +113,12 @@ pub fn compile_loop(
     fma: bool,
 ) -> Result<(Function, Span), CodegenError> {
     let wrong = |problem: &str| CodegenError::Internal { what: "loop kernel".into(), problem: problem.into() };
+    if let Some(sum) = scan::running_sum(kernel) {
+        return scan::generate(kernel, sum, symbols, dims, fma).map_err(|stop| match stop {
+            Stop::Fail(error) => error,
+            _ => wrong("a running sum has no loop form"),
+        });
+    }
     let domain = Domain::of(kernel).ok_or_else(|| wrong("the outputs do not fit one iteration space"))?;
     let whole = domain.per_row.iter().all(|r| !r);
     let mut attempt = Attempt { flat: whole && !epilogue, vector: true, ..Attempt::default() };

@@ -16,15 +16,8 @@ const TANH: [f32; 5] = [-3.333_328e-1, 1.333_144_2e-1, -5.373_971_5e-2, 2.063_90
 const ERF_SMALL: [f32; 6] =
     [1.283_791_5e-1, -3.761_249_8e-1, 1.128_184_6e-1, -2.676_772_3e-2, 4.994_834_8e-3, -5.999_425_2e-4];
 /// `-log(1 - erf x)` for `0.92 <= x <= 3.95`, error 1.6e-9 of `erf x`. Beyond, `erf x` rounds to 1.
-const ERF_LARGE: [f32; 7] = [
-    1.956_756_9e-4,
-    1.127_675_7,
-    6.371_822_4e-1,
-    1.039_316e-1,
-    -2.222_692e-2,
-    3.043_217_4e-3,
-    -1.959_372_3e-4,
-];
+const ERF_LARGE: [f32; 7] =
+    [1.956_756_9e-4, 1.127_675_7, 6.371_822_4e-1, 1.039_316e-1, -2.222_692e-2, 3.043_217_4e-3, -1.959_372_3e-4];
 /// `1.5 * 2^23`: added to a number below `2^22`, the sum's low bits are the nearest whole number.
 const ROUND: f32 = 12_582_912.0;
 
@@ -55,6 +48,14 @@ impl Emit<'_> {
     fn greatest(&mut self, a: Val, b: Val) -> Val {
         let less = self.bin(b, a, |c, b, a| c.ins().fcmp(FloatCC::LessThan, b, a));
         self.choose(less, a, b)
+    }
+
+    /// A magnitude with the sign of `x`.
+    pub fn signed(&mut self, magnitude: Val, x: Val) -> Val {
+        let (a, b, sign) = (self.bits(magnitude, false), self.bits(x, false), self.i32(i32::MIN.into()));
+        let sign = self.bin(b, sign, |c, a, b| c.ins().band(a, b));
+        let bits = self.bin(a, sign, |c, a, b| c.ins().bor(a, b));
+        self.bits(bits, true)
     }
 
     /// Horner's rule; coefficients from the constant one up.
@@ -137,7 +138,7 @@ impl Emit<'_> {
         let below = self.fadd(exp, one);
         let ratio = self.bin(two, below, |c, a, b| c.ins().fdiv(a, b));
         let far = self.fsub(one, ratio);
-        let far = self.bin(far, x, |c, a, b| c.ins().fcopysign(a, b));
+        let far = self.signed(far, x);
         let split = self.f32(0.625);
         let is_near = self.bin(a, split, |c, a, b| c.ins().fcmp(FloatCC::LessThan, a, b));
         self.choose(is_near, near, far)
@@ -156,7 +157,7 @@ impl Emit<'_> {
         let exp = self.exp_small(q);
         let one = self.f32(1.0);
         let far = self.fsub(one, exp);
-        let far = self.bin(far, x, |c, a, b| c.ins().fcopysign(a, b));
+        let far = self.signed(far, x);
         let split = self.f32(0.92);
         let is_near = self.bin(a, split, |c, a, b| c.ins().fcmp(FloatCC::LessThan, a, b));
         self.choose(is_near, near, far)

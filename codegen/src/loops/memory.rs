@@ -67,7 +67,8 @@ impl Emit<'_> {
         let mut v = self.splat(first);
         for (i, &lane) in rest.iter().enumerate() {
             // A mask is put together from masks.
-            let lane = if self.ty(lane) == types::I8 { self.un(lane, |c, v| c.ins().bmask(types::I32, v)) } else { lane };
+            let lane =
+                if self.ty(lane) == types::I8 { self.un(lane, |c, v| c.ins().bmask(types::I32, v)) } else { lane };
             let scope = self.b.deeper(v.at.scope, lane.at.scope);
             v = Val { at: self.b.put(scope, |c| c.ins().insertlane(v.at.v, lane.at.v, i as u8 + 1)), vector: true };
         }
@@ -129,7 +130,7 @@ impl Emit<'_> {
                     false => self.un(bits, |c, v| c.ins().ireduce(types::I16, v)),
                     true => self.un(bits, |c, v| {
                         // Values fit 16 bits unsigned.
-                        let v = c.ins().uunarrow(v, v);
+                        let v = c.ins().unarrow(v, v);
                         let v = c.ins().bitcast(types::I64X2, little(), v);
                         c.ins().extractlane(v, 0)
                     }),

@@ -11,6 +11,7 @@ mod math;
 mod memory;
 mod ops;
 mod reduce;
+mod scan;
 
 pub use emit::{Buffer, ENV_HEAD};
 pub use kernel::{LoopKernel, Span, compile_loop};

@@ -15,6 +15,9 @@ impl Emit<'_> {
         if let Some(&val) = self.memo.get(&key) {
             return Ok(val);
         }
+        if !index.uniform() {
+            Emit::lane_type(self.graph.ty(value).dtype, true)?;
+        }
         let val = match self.buffers.get(&value) {
             Some(&buffer) => {
                 let ty = self.graph.ty(value).clone();
@@ -106,7 +109,6 @@ impl Emit<'_> {
             Op::Gather { axis } => self.gather(x(0)?, x(1)?, *axis, index, &ty.shape),
             Op::Dot { transpose_rhs } => self.dot(node, [x(0)?, x(1)?], *transpose_rhs, index),
             Op::Reduce { f, axes, keep } => self.reduce(node, *f, x(0)?, axes, *keep, index),
-            Op::CumSum { axis } => self.cumsum(x(0)?, *axis, index),
             Op::SegmentIds { .. } => self.segment_ids(x(0)?, index),
             Op::SegmentPool { f } => self.segment_pool(*f, x(0)?, x(1)?, index),
             other => {

@@ -1,9 +1,9 @@
 //! Reductions as inner loops: over the last axis four elements at once in four independent chains, joined in an order
-//! that depends on the length alone; over other axes one after the other. Running sums, products of matrices and the
-//! segments of packed sequences are reductions as well.
+//! that depends on the length alone; over other axes one after the other. Products of matrices and the segments of
+//! packed sequences are reductions as well.
 
-use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::InstBuilder;
+use cranelift_codegen::ir::condcodes::IntCC;
 use lith_ir::{Binary, Compare, DType, Dim, NodeId, Pool, Reduction, Value};
 
 use super::emit::{Emit, LANES, Res, Stop, Val};
@@ -37,7 +37,7 @@ fn function(f: Reduction) -> Binary {
 }
 
 /// What values of this dtype accumulate in.
-fn accumulator(dtype: DType) -> DType {
+pub fn accumulator(dtype: DType) -> DType {
     match dtype {
         DType::F16 | DType::Bf16 => DType::F32,
         other => other,
@@ -131,7 +131,11 @@ impl<'a> Emit<'a> {
         r: &mut Reducer<'_, 'a>,
     ) -> Res<Val> {
         let length = self.dim(length);
-        if vector && r.dtype == DType::F32 && !self.scalar.contains(&node) && length.as_const().is_none_or(|n| n >= LANES) {
+        if vector
+            && r.dtype == DType::F32
+            && !self.scalar.contains(&node)
+            && length.as_const().is_none_or(|n| n >= LANES)
+        {
             return self.reduce_vector(scope, &length, r).map_err(|stop| match stop {
                 Stop::NotVector => Stop::NotVectorAt(node),
                 other => other,
@@ -282,33 +286,6 @@ impl<'a> Emit<'a> {
         Ok(self.splat(x))
     }
 
-    /// `cumsum` at an index: the sum up to it.
-    pub fn cumsum(&mut self, x: Value, axis: usize, index: &Index) -> Res<Val> {
-        let ty = self.graph.ty(x).clone();
-        let pos = self.axis(index, &ty.shape, axis)?;
-        if pos.step != 0 {
-            return Err(Stop::NotVector);
-        }
-        let dtype = accumulator(ty.dtype);
-        let mut groups = self.sub(index, &ty.shape, 0, axis)?;
-        let place = groups.len();
-        groups.push((Pos::constant(0), 1));
-        groups.extend(self.sub(index, &ty.shape, axis + 1, ty.rank())?);
-        let count = self.add(&pos, &Pos::constant(1));
-        let (zero, end) = (self.b.iconst(0), self.pos_at(&count));
-        let identity = self.identity(Reduction::Sum, dtype)?;
-        let identity = if index.uniform() { identity } else { self.splat_of(dtype, identity)? };
-        let mut step = |e: &mut Emit<'a>, pos: &Pos, before: Val| {
-            groups[place].0 = pos.clone();
-            let y = e.value(x, &index.with(groups.clone()))?;
-            e.binary(Binary::Add, dtype, before, y)
-        };
-        let mut r = Reducer { join: Binary::Add, dtype, identity, step: &mut step };
-        let scope = self.index_scope(index);
-        let y = self.reduce_scalar(scope, zero, end, identity, &mut r)?;
-        Ok(self.rounded(ty.dtype, y))
-    }
-
     /// An element of `offsets` as 64 bits.
     fn offset(&mut self, offsets: Value, pos: Pos, index: &Index) -> Res<At> {
         let x = self.value(offsets, &index.with(vec![(pos, 1)]))?;
@@ -397,7 +374,6 @@ impl<'a> Emit<'a> {
         }
         Ok(self.rounded(ty.dtype, y))
     }
-
 }
 
 fn pattern_axes(pattern: &[Option<Vec<(Pos, usize)>>]) -> usize {

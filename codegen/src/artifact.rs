@@ -209,7 +209,7 @@ fn elf_head(header: &Header) -> Vec<u8> {
 fn stored<'a>(entry: &ParamEntry, data: &'a WeightData<'_>) -> Result<Cow<'a, [u8]>, CodegenError> {
     let wrong = |problem: String| CodegenError::Weight { name: entry.name.clone(), problem };
     let elements = entry.shape.iter().product::<usize>();
-    if data.bytes.len() / data.dtype.size() != elements || data.bytes.len() % data.dtype.size() != 0 {
+    if elements.checked_mul(data.dtype.size()) != Some(data.bytes.len()) {
         let (found, dtype, shape) = (data.bytes.len(), data.dtype, &entry.shape);
         return Err(wrong(format!("{found} bytes of {dtype} for shape {shape:?}")));
     }

@@ -97,9 +97,11 @@ impl Builder {
         (Builder { func, scopes, iconsts: HashMap::new() }, params)
     }
 
-    /// Ends the function.
-    pub fn finish(mut self) -> Function {
-        self.cursor(ENTRY).ins().return_(&[]);
+    /// Ends the function, which returns a 64-bit integer or nothing.
+    pub fn finish(mut self, result: Option<At>) -> Function {
+        self.func.signature.returns.extend(result.map(|_| AbiParam::new(types::I64)));
+        let results: Vec<_> = result.iter().map(|at| at.v).collect();
+        self.cursor(ENTRY).ins().return_(&results);
         self.func
     }
 

@@ -10,10 +10,10 @@ use lith_ir::{DType, Dim, Graph, NodeId, Op, Program, Value};
 use lith_runtime::kernels::Storage;
 use lith_runtime::manifest::{ArgEntry, ArgSize, EntryPoint, Manifest, ResultEntry, StateEntry, SymbolEntry};
 
-use crate::constants::{Constants, Weights};
-use crate::dims::DimTable;
+use crate::constants::Weights;
 use crate::entry::{Shared, compile_graph};
 use crate::link::{Linked, Text, compile_function};
+use crate::loops::Tables;
 use crate::{CodegenError, Target};
 
 /// A compiled program without its weights.
@@ -82,8 +82,7 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
     let weights = Weights::new(program, plan, stored)?;
     let mut shared = Shared {
         program,
-        dims: DimTable::default(),
-        constants: Constants::default(),
+        tables: Tables::default(),
         weights: &weights,
         text: Text::new(target),
         functions: BTreeMap::new(),
@@ -105,11 +104,11 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
             let code = shared.text.offset(shared.functions[name]).ok_or_else(|| wrong("no code"))?;
             let mut result = |(result, value): &(String, Value)| {
                 let ty = graph.ty(*value);
-                let shape = ty.shape.iter().map(|d| shared.dims.place(d)).collect();
+                let shape = ty.shape.iter().map(|d| shared.tables.dims.place(d)).collect();
                 ResultEntry { name: result.clone(), dtype: ty.dtype, shape }
             };
             let results = graph.results().iter().map(&mut result).collect();
-            let arena = shared.dims.place(&graph_plan.arena);
+            let arena = shared.tables.dims.place(&graph_plan.arena);
             entries.push(EntryPoint {
                 name: name.into(),
                 code,
@@ -120,11 +119,11 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
         }
     }
     let id = shared.text.declare("dims");
-    let function = shared.dims.function(&program.symbols, CallConv::SystemV);
+    let function = shared.tables.dims.function(&program.symbols, CallConv::SystemV);
     shared.text.define(id, function)?;
     let dims_code = shared.text.offset(id).unwrap_or_default();
-    let dims = shared.dims.len();
-    let consts = shared.constants.into_bytes();
+    let dims = shared.tables.dims.len();
+    let consts = shared.tables.constants.into_bytes();
     let Linked { bytes, entries: code, functions } = shared.text.finish()?;
     let manifest = Manifest {
         name: program.name.clone(),

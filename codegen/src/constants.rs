@@ -9,8 +9,10 @@ use lith_runtime::manifest::ParamEntry;
 
 use crate::CodegenError;
 
-/// Every constant and weight starts at a multiple of this: a cache line.
+/// Every weight and every constant larger than a vector starts at a multiple of this: a cache line.
 const ALIGNMENT: usize = 64;
+/// Other constants start at a multiple of this.
+const VECTOR: usize = 16;
 
 /// The section of constants.
 #[derive(Debug, Default)]
@@ -26,7 +28,8 @@ impl Constants {
         if let Some(&at) = self.known.get(&key) {
             return at;
         }
-        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        let alignment = if value.bytes().len() > VECTOR { ALIGNMENT } else { VECTOR };
+        self.bytes.resize(self.bytes.len().next_multiple_of(alignment), 0);
         let at = self.bytes.len();
         self.bytes.extend_from_slice(value.bytes());
         self.known.insert(key, at);

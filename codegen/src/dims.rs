@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use cranelift_codegen::ir::{Function, InstBuilder, condcodes::IntCC};
+use cranelift_codegen::ir::{Function, InstBuilder, condcodes::IntCC, types};
 use cranelift_codegen::isa::CallConv;
 use lith_ir::dim::Atom;
-use lith_ir::{Dim, Symbols};
+use lith_ir::{Dim, Symbol, Symbols};
 
-use crate::builder::{At, Builder, ENTRY, IntOp, plain};
+use crate::builder::{At, Builder, ENTRY, plain};
 
 /// The table under construction; a dimension's place is its index.
 #[derive(Debug, Default)]
@@ -34,20 +34,24 @@ impl DimTable {
         self.order.len()
     }
 
-    /// The function that fills the table: a [`lith_runtime::abi::DimsFn`]. Symbols come in their order in `symbols`.
+    /// The function that fills the table and tells whether a value did not fit: a [`lith_runtime::abi::DimsFn`]. Symbols
+    /// come in their order in `symbols`.
     pub fn function(&self, symbols: &Symbols, call_conv: CallConv) -> Function {
         let (mut b, params) = Builder::new(2, call_conv);
+        let zero = b.iconst(0);
+        let mut overflow = zero;
         let values: BTreeMap<_, _> =
             symbols.keys().enumerate().map(|(i, s)| (s.clone(), b.load_i64(params[0], 8 * i as i32))).collect();
         for (i, dim) in self.order.iter().enumerate() {
-            let v = eval(&mut b, dim, &|s| values.get(s).copied());
+            let v = eval(&mut b, dim, &|s| values.get(s).copied(), &mut overflow);
             b.cursor(ENTRY).ins().store(plain(), v.v, params[1].v, 8 * i as i32);
         }
-        b.finish()
+        b.finish(Some(overflow))
     }
 }
 
-fn eval(b: &mut Builder, dim: &Dim, value_of: &dyn Fn(&lith_ir::Symbol) -> Option<At>) -> At {
+/// The value of a dimension; its overflows are joined to `overflow`.
+fn eval(b: &mut Builder, dim: &Dim, value_of: &dyn Fn(&Symbol) -> Option<At>, overflow: &mut At) -> At {
     let mut sum: Option<At> = None;
     for (atoms, coefficient) in dim.terms() {
         let mut product: Option<At> = (coefficient != 1 || atoms.is_empty()).then(|| b.iconst(coefficient));
@@ -56,23 +60,33 @@ fn eval(b: &mut Builder, dim: &Dim, value_of: &dyn Fn(&lith_ir::Symbol) -> Optio
                 // A symbol that the program does not list has no value; the verifier refuses such programs.
                 Atom::Symbol(s) => value_of(s).unwrap_or_else(|| b.iconst(0)),
                 Atom::FloorDiv(d, by) => {
-                    let v = eval(b, d, value_of);
+                    let v = eval(b, d, value_of, overflow);
                     floor_div(b, v, *by)
                 }
             };
             product = Some(match product {
-                Some(p) => b.int(IntOp::Mul, p, v),
+                Some(p) => checked(b, true, p, v, overflow),
                 None => v,
             });
         }
         if let Some(p) = product {
             sum = Some(match sum {
-                Some(s) => b.int(IntOp::Add, s, p),
+                Some(s) => checked(b, false, s, p, overflow),
                 None => p,
             });
         }
     }
     sum.unwrap_or_else(|| b.iconst(0))
+}
+
+/// A product (`mul`) or sum that notes when it does not fit.
+fn checked(b: &mut Builder, mul: bool, x: At, y: At, overflow: &mut At) -> At {
+    let before = *overflow;
+    let mut c = b.cursor(ENTRY);
+    let (v, flag) = if mul { c.ins().smul_overflow(x.v, y.v) } else { c.ins().sadd_overflow(x.v, y.v) };
+    let flag = c.ins().uextend(types::I64, flag);
+    *overflow = At { v: c.ins().bor(before.v, flag), scope: ENTRY };
+    At { v, scope: ENTRY }
 }
 
 /// The quotient rounded down, for a positive divisor.
@@ -82,7 +96,7 @@ fn floor_div(b: &mut Builder, v: At, by: i64) -> At {
         let q = c.ins().sdiv(v.v, divisor.v);
         let whole = c.ins().imul(q, divisor.v);
         let below = c.ins().icmp(IntCC::SignedLessThan, v.v, whole);
-        let below = c.ins().uextend(cranelift_codegen::ir::types::I64, below);
+        let below = c.ins().uextend(types::I64, below);
         c.ins().isub(q, below)
     })
 }

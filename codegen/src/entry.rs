@@ -15,11 +15,10 @@ use lith_runtime::kernels::{AttentionArgs, DotArgs, GemmArgs};
 
 use crate::CodegenError;
 use crate::builder::{At, Builder, ENTRY, IntOp, plain};
-use crate::constants::{Constants, Weights, storage};
-use crate::dims::DimTable;
+use crate::constants::{Weights, storage};
 use crate::hazards::{Access, Hazards, Region};
 use crate::link::{FunctionId, Text, import};
-use crate::loops::{Buffer, ENV_HEAD, LoopKernel, Span, compile_loop};
+use crate::loops::{Buffer, ENV_HEAD, LoopKernel, Span, Tables, compile_loop};
 
 /// Below this many elements a loop is one thread's: sharing it costs more than it saves.
 const SHARED_ELEMENTS: i64 = 4096;
@@ -30,10 +29,8 @@ const SHARE: i64 = 16;
 pub struct Shared<'p, 't> {
     /// The program.
     pub program: &'p Program,
-    /// The dims table.
-    pub dims: DimTable,
-    /// The constants.
-    pub constants: Constants,
+    /// Dims table and constants.
+    pub tables: Tables,
     /// The weights.
     pub weights: &'p Weights,
     /// The text section.
@@ -106,7 +103,7 @@ pub fn compile_graph(
     if !entry && code.hazards.pending() {
         code.barrier();
     }
-    let function = code.b.finish();
+    let function = code.b.finish(None);
     let id = shared.functions[name];
     shared.text.define(id, function)
 }
@@ -149,7 +146,7 @@ impl GraphCode<'_, '_, '_> {
         match dim.as_const() {
             Some(c) => self.b.iconst(c),
             None => {
-                let place = self.shared.dims.place(dim);
+                let place = self.shared.tables.dims.place(dim);
                 self.field(self.dims, 8 * place as i32)
             }
         }
@@ -191,7 +188,7 @@ impl GraphCode<'_, '_, '_> {
                 let Op::Const { value } = &self.graph.node(value.node).op else {
                     return self.wrong("a constant's place for another node");
                 };
-                let offset = self.shared.constants.place(value) as i64;
+                let offset = self.shared.tables.constants.place(value) as i64;
                 let base = self.field(self.context, offset_of!(Context, consts) as i32);
                 let offset = self.b.iconst(offset);
                 offset_from(self, base, offset)
@@ -316,8 +313,9 @@ impl GraphCode<'_, '_, '_> {
     /// A loop's environment on the stack.
     fn environment(&mut self, slots: &[At]) -> At {
         let env = self.b.stack(8 * (ENV_HEAD + slots.len()) as u32);
-        let (table, dims) = (self.table, self.dims);
-        for (i, &at) in [table, dims].iter().chain(slots).enumerate() {
+        let consts = self.field(self.context, offset_of!(Context, consts) as i32);
+        let head: [At; ENV_HEAD] = [self.table, self.dims, consts];
+        for (i, &at) in head.iter().chain(slots).enumerate() {
             self.store(env, 8 * i, at);
         }
         env
@@ -334,7 +332,7 @@ impl GraphCode<'_, '_, '_> {
         let outputs = self.outputs(kernel, &mut slots)?;
         let form = LoopKernel { graph: self.graph, nodes: &kernel.nodes, inputs, outputs };
         let symbols = &self.shared.program.symbols;
-        let (function, span) = compile_loop(&form, false, symbols, &mut self.shared.dims, self.shared.fma)?;
+        let (function, span) = compile_loop(&form, false, symbols, &mut self.shared.tables, self.shared.fma)?;
         let id = self.shared.text.declare(self.kernel_name(index, kernel));
         self.shared.text.define(id, function)?;
         let env = self.environment(&slots);
@@ -420,7 +418,7 @@ impl GraphCode<'_, '_, '_> {
             let outputs = self.outputs(&part, &mut slots)?;
             let form = LoopKernel { graph: self.graph, nodes: &part.nodes, inputs, outputs };
             let symbols = &self.shared.program.symbols;
-            let (function, _) = compile_loop(&form, true, symbols, &mut self.shared.dims, self.shared.fma)?;
+            let (function, _) = compile_loop(&form, true, symbols, &mut self.shared.tables, self.shared.fma)?;
             let id = self.shared.text.declare(self.kernel_name(index, kernel));
             self.shared.text.define(id, function)?;
             epilogue = Some((id, slots));

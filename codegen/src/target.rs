@@ -17,7 +17,7 @@ pub struct Target {
 }
 
 /// Extensions of the x86-64 levels that Cranelift uses, by CPUID name, and Cranelift's setting.
-const LEVELS: [(&str, &[(&str, &str)]); 2] = [
+const LEVELS: [(&str, &[(&str, &str)]); 3] = [
     (
         "x86-64-v2",
         &[
@@ -39,13 +39,15 @@ const LEVELS: [(&str, &[(&str, &str)]); 2] = [
             ("lzcnt", "has_lzcnt"),
         ],
     ),
+    ("x86-64-v4", &[("avx512f", "has_avx512f"), ("avx512dq", "has_avx512dq"), ("avx512vl", "has_avx512vl")]),
 ];
 
 impl Target {
     /// The names [`Target::new`] takes.
-    pub const NAMES: [&str; 3] = ["native", "x86-64-v2", "x86-64-v3"];
+    pub const NAMES: [&str; 4] = ["native", "x86-64-v2", "x86-64-v3", "x86-64-v4"];
 
-    /// The target of this name. `native` is the highest level that this machine has.
+    /// The target of this name. `native` is the highest level up to 3 that this machine has: vectors of compiled code are
+    /// 128 bits wide, so a higher one would gain nothing.
     ///
     /// # Errors
     /// When the name is none of [`Target::NAMES`], or `native` is asked for on a machine that is no x86-64-v2.

@@ -75,5 +75,5 @@ fn ops_on_the_lowest_target() {
 
 #[test]
 fn random_graphs() {
-    check_all((0..60).map(random_case), "native");
+    check_all((0..400).map(random_case), "native");
 }

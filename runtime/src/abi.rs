@@ -67,8 +67,8 @@ pub struct MathTable {
 }
 
 /// Fills the dims table: every size, offset and stride the program needs, from the values of its symbols in the order of
-/// the manifest.
-pub type DimsFn = unsafe extern "C" fn(symbols: *const i64, dims: *mut i64);
+/// the manifest. Answers 0, or another number when a value does not fit 64 bits; the table is then of no use.
+pub type DimsFn = unsafe extern "C" fn(symbols: *const i64, dims: *mut i64) -> i64;
 
 /// Runs an entry point as one of `threads` threads.
 pub type EntryFn = unsafe extern "C" fn(context: *const Context, thread: i64, threads: i64);

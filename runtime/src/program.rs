@@ -174,7 +174,7 @@ impl Program {
         let views = order_args(found, args).map_err(bad)?;
         let symbols = bind(self.manifest(), found, &views).map_err(bad)?;
         check_offsets(found, &views, &symbols).map_err(bad)?;
-        let dims = self.dims(symbols);
+        let dims = self.dims(found, symbols)?;
         self.call(found, &views, &dims)
     }
 
@@ -186,13 +186,14 @@ impl Program {
         let bad = |problem: String| CallError::Argument { entry: entry.into(), problem };
         let found = self.manifest().entry(entry).ok_or_else(|| bad("no such entry point".into()))?;
         let symbols = order_args(found, args).and_then(|v| bind(self.manifest(), found, &v)).map_err(bad)?;
-        Ok(self.dims(symbols)[found.arena].max(0) as u64)
+        Ok(self.dims(found, symbols)?[found.arena].max(0) as u64)
     }
 
-    fn dims(&self, symbols: Vec<i64>) -> Dims {
+    /// The dims table for these values of the symbols.
+    fn dims(&self, entry: &EntryPoint, symbols: Vec<i64>) -> Result<Dims, CallError> {
         let mut shapes = lock(&self.shapes);
         if let Some(dims) = shapes.get(&symbols) {
-            return dims.clone();
+            return Ok(dims.clone());
         }
         if shapes.len() >= CACHED_SHAPES {
             shapes.clear();
@@ -201,13 +202,16 @@ impl Program {
         let code: *const u8 = &self.artifact.code()[self.manifest().dims_code as usize];
         // SAFETY: the text section holds a `DimsFn` at this offset, by its checksum as code generation wrote it; it reads
         // one value for each symbol and writes one for each entry of the table.
-        unsafe {
+        let overflow = unsafe {
             let function: DimsFn = std::mem::transmute(code);
-            function(symbols.as_ptr(), dims.as_mut_ptr());
+            function(symbols.as_ptr(), dims.as_mut_ptr())
+        };
+        if overflow != 0 {
+            return Err(CallError::Memory { entry: entry.name.clone(), bytes: u64::MAX });
         }
         let dims = Arc::new(dims);
         shapes.insert(symbols, dims.clone());
-        dims
+        Ok(dims)
     }
 
     fn call(&self, entry: &EntryPoint, args: &[View<'_>], dims: &[i64]) -> Result<Vec<Tensor>, CallError> {

@@ -5,11 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use cranelift_codegen::cursor::FuncCursor;
 use cranelift_codegen::ir::{self, AbiParam, InstBuilder, MemFlagsData, Signature, Type as Ty, types};
 use cranelift_codegen::isa::CallConv;
-use lith_ir::{DType, Graph, NodeId, Symbols, Value};
+use lith_ir::{DType, Graph, Literal, NodeId, Symbols, Value};
 
 use super::index::Index;
 use crate::CodegenError;
-use crate::builder::{At, Builder, ENTRY, ScopeId, constant};
+use crate::builder::{At, Builder, ENTRY, ScopeId, constant, plain};
+use crate::constants::Constants;
 use crate::dims::DimTable;
 
 /// Lanes of a vector.
@@ -51,8 +52,17 @@ pub struct Buffer {
     pub dtype: DType,
 }
 
-/// Environment entries before the buffers: the runtime's table and the dims table.
-pub const ENV_HEAD: usize = 2;
+/// Environment entries before the buffers: the runtime's table, the dims table, the section of constants.
+pub const ENV_HEAD: usize = 3;
+
+/// What grows while the kernels of a program are generated.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// The dims table.
+    pub dims: DimTable,
+    /// The constants.
+    pub constants: Constants,
+}
 
 /// What a kernel's generation knows and has made so far.
 pub struct Emit<'a> {
@@ -62,8 +72,8 @@ pub struct Emit<'a> {
     pub graph: &'a Graph,
     /// Where values from outside lie.
     pub buffers: &'a HashMap<Value, Buffer>,
-    /// The dims table.
-    pub dims: &'a mut DimTable,
+    /// What all kernels of the program share.
+    pub tables: &'a mut Tables,
     /// The program's symbols.
     pub symbols: &'a Symbols,
     /// Whether a fused multiply-add is one instruction.
@@ -84,7 +94,10 @@ pub struct Emit<'a> {
     pub memo: HashMap<(Value, Index), Val>,
     splats: HashMap<ir::Value, At>,
     floats: HashMap<(u64, Ty), At>,
+    /// The bits of 32-bit constants.
+    lane_bits: HashMap<ir::Value, u32>,
     table: Option<At>,
+    constants: Option<At>,
     zeros: Option<At>,
 }
 
@@ -96,7 +109,7 @@ impl<'a> Emit<'a> {
         env: At,
         graph: &'a Graph,
         buffers: &'a HashMap<Value, Buffer>,
-        dims: &'a mut DimTable,
+        tables: &'a mut Tables,
         symbols: &'a Symbols,
         fma: bool,
         scalar: &'a BTreeSet<NodeId>,
@@ -105,7 +118,7 @@ impl<'a> Emit<'a> {
             b,
             graph,
             buffers,
-            dims,
+            tables,
             symbols,
             fma,
             scalar,
@@ -117,7 +130,9 @@ impl<'a> Emit<'a> {
             memo: HashMap::new(),
             splats: HashMap::new(),
             floats: HashMap::new(),
+            lane_bits: HashMap::new(),
             table: None,
+            constants: None,
             zeros: None,
         };
         emit.dims_base = emit.b.load_i64(env, 8);
@@ -192,6 +207,25 @@ impl<'a> Emit<'a> {
         Val { at, vector: true }
     }
 
+    /// `x` as an operand of a vector instruction in `scope`. Constants are read from memory at every use, which costs
+    /// nothing there; in registers they would crowd out all else.
+    fn operand(&mut self, x: Val, scope: ScopeId) -> Val {
+        let Some(&bits) = self.lane_bits.get(&x.at.v) else { return self.splat(x) };
+        let base = match self.constants {
+            Some(at) => at,
+            None => {
+                let at = self.b.load_i64(self.env, 16);
+                self.constants = Some(at);
+                at
+            }
+        };
+        let lanes: Vec<u8> = bits.to_le_bytes().repeat(LANES as usize);
+        let Some(literal) = Literal::new(DType::U32, vec![LANES as usize], lanes) else { return self.splat(x) };
+        let Ok(offset) = i32::try_from(self.tables.constants.place(&literal)) else { return self.splat(x) };
+        let ty = if self.ty(x) == types::F32 { types::F32X4 } else { types::I32X4 };
+        Val { at: self.b.put(scope, |c| c.ins().load(ty, plain(), base.v, offset)), vector: true }
+    }
+
     /// An instruction on one value.
     pub fn un(&mut self, x: Val, f: impl FnOnce(&mut FuncCursor<'_>, ir::Value) -> ir::Value) -> Val {
         Val { at: self.b.put(x.at.scope, |c| f(c, x.at.v)), vector: x.vector }
@@ -205,8 +239,8 @@ impl<'a> Emit<'a> {
         f: impl FnOnce(&mut FuncCursor<'_>, ir::Value, ir::Value) -> ir::Value,
     ) -> Val {
         let vector = x.vector || y.vector;
-        let (x, y) = if vector { (self.splat(x), self.splat(y)) } else { (x, y) };
         let scope = self.b.deeper(x.at.scope, y.at.scope);
+        let (x, y) = if vector { (self.operand(x, scope), self.operand(y, scope)) } else { (x, y) };
         Val { at: self.b.put(scope, |c| f(c, x.at.v, y.at.v)), vector }
     }
 
@@ -217,8 +251,8 @@ impl<'a> Emit<'a> {
         f: impl FnOnce(&mut FuncCursor<'_>, ir::Value, ir::Value, ir::Value) -> ir::Value,
     ) -> Val {
         let vector = x.vector || y.vector || z.vector;
-        let [x, y, z] = if vector { [self.splat(x), self.splat(y), self.splat(z)] } else { [x, y, z] };
         let scope = self.b.deeper(x.at.scope, self.b.deeper(y.at.scope, z.at.scope));
+        let [x, y, z] = if vector { [x, y, z].map(|x| self.operand(x, scope)) } else { [x, y, z] };
         Val { at: self.b.put(scope, |c| f(c, x.at.v, y.at.v, z.at.v)), vector }
     }
 
@@ -233,6 +267,9 @@ impl<'a> Emit<'a> {
                     _ => c.ins().f32const(value as f32),
                 });
                 self.floats.insert(key, at);
+                if ty == types::F32 {
+                    self.lane_bits.insert(at.v, (value as f32).to_bits());
+                }
                 at
             }
         };
@@ -242,7 +279,11 @@ impl<'a> Emit<'a> {
     /// An integer constant of type `ty`.
     pub fn integer(&mut self, value: i64, ty: Ty) -> Val {
         let mask = if ty.bits() == 64 { -1 } else { (1i64 << ty.bits()) - 1 };
-        Val { at: self.b.put(ENTRY, |c| c.ins().iconst(ty, value & mask)), vector: false }
+        let at = self.b.put(ENTRY, |c| c.ins().iconst(ty, value & mask));
+        if ty == types::I32 {
+            self.lane_bits.insert(at.v, value as u32);
+        }
+        Val { at, vector: false }
     }
 
     /// A 32-bit integer constant.

@@ -93,7 +93,7 @@ impl Emit<'_> {
         match dim.as_const() {
             Some(c) => Pos::constant(c),
             None => {
-                let place = self.dims.place(dim);
+                let place = self.tables.dims.place(dim);
                 let base = self.dims_base;
                 let at = match self.dim_values.get(&place) {
                     Some(&at) => at,

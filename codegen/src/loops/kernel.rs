@@ -7,12 +7,11 @@ use cranelift_codegen::ir::{Function, InstBuilder};
 use cranelift_codegen::isa::CallConv;
 use lith_ir::{Dim, Graph, NodeId, Op, Symbols, Value};
 
-use super::emit::{Buffer, Emit, LANES, Res, Stop};
+use super::emit::{Buffer, Emit, LANES, Res, Stop, Tables};
 use super::index::{Index, Pos, product};
 use super::scan;
 use crate::CodegenError;
 use crate::builder::{At, Builder, ENTRY, ScopeId};
-use crate::dims::DimTable;
 
 /// What a loop kernel computes.
 pub struct LoopKernel<'a> {
@@ -109,12 +108,12 @@ pub fn compile_loop(
     kernel: &LoopKernel<'_>,
     epilogue: bool,
     symbols: &Symbols,
-    dims: &mut DimTable,
+    tables: &mut Tables,
     fma: bool,
 ) -> Result<(Function, Span), CodegenError> {
     let wrong = |problem: &str| CodegenError::Internal { what: "loop kernel".into(), problem: problem.into() };
     if let Some(sum) = scan::running_sum(kernel) {
-        return scan::generate(kernel, sum, symbols, dims, fma).map_err(|stop| match stop {
+        return scan::generate(kernel, sum, symbols, tables, fma).map_err(|stop| match stop {
             Stop::Fail(error) => error,
             _ => wrong("a running sum has no loop form"),
         });
@@ -124,7 +123,7 @@ pub fn compile_loop(
     let mut attempt = Attempt { flat: whole && !epilogue, vector: true, ..Attempt::default() };
     let only_flat = domain.lead.is_empty() && attempt.flat;
     loop {
-        let function = generate(kernel, &domain, epilogue, symbols, dims, fma, &attempt);
+        let function = generate(kernel, &domain, epilogue, symbols, tables, fma, &attempt);
         match function {
             Ok(f) => {
                 let rows = product(&domain.lead);
@@ -156,17 +155,17 @@ fn generate(
     domain: &Domain,
     epilogue: bool,
     symbols: &Symbols,
-    dims: &mut DimTable,
+    tables: &mut Tables,
     fma: bool,
     attempt: &Attempt,
 ) -> Res<Function> {
     let (b, params) = Builder::new(if epilogue { 5 } else { 3 }, CallConv::SystemV);
-    let mut e = Emit::new(b, params[0], kernel.graph, &kernel.inputs, dims, symbols, fma, &attempt.scalar);
+    let mut e = Emit::new(b, params[0], kernel.graph, &kernel.inputs, tables, symbols, fma, &attempt.scalar);
     e.flat_loop = attempt.flat && !domain.lead.is_empty();
     if attempt.flat {
         let (begin, end) = (params[1], params[2]);
         columns(&mut e, kernel, domain, None, [begin, end], attempt.vector, ENTRY)?;
-        return Ok(e.b.finish());
+        return Ok(e.b.finish(None));
     }
     let open = e.b.open_loop(ENTRY, params[1], params[2], 1, &[]);
     let (row, scope) = (open.i, open.scope);
@@ -182,7 +181,7 @@ fn generate(
     let index = Index::new(if domain.lead.is_empty() { Vec::new() } else { vec![(Pos::of(row), domain.lead.len())] });
     store(&mut e, kernel, domain, true, &domain.lead, &index, scope)?;
     e.b.close_loop(open, &[]);
-    Ok(e.b.finish())
+    Ok(e.b.finish(None))
 }
 
 /// The loops over columns `bounds` of a row, or over elements of all rows as one.

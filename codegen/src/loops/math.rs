@@ -3,6 +3,8 @@
 //! relative error was level (Lawson's iteration). Measured over the floats of every range the results are within 2 units
 //! in the last place; the tests of this crate hold them to that.
 
+#![allow(clippy::excessive_precision, reason = "coefficients as they were fitted")]
+
 use cranelift_codegen::ir::condcodes::FloatCC;
 use cranelift_codegen::ir::{InstBuilder, types};
 

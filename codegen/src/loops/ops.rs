@@ -88,13 +88,20 @@ impl Emit<'_> {
                 let index = self.broadcast(index, shape, &from, axes)?;
                 self.value(x(0)?, &index)
             }
-            Op::Slice { axis, start, step, .. } => {
+            Op::Slice { axis, start, stop, step } => {
                 let pos = self.axis(index, &ty.shape, *axis)?;
                 let scaled = self.mul(&pos, &Pos::constant(*step as i64))?;
-                let start = self.dim(start);
-                let pos = self.add(&scaled, &start);
-                let index = self.replace_axis(index, &ty.shape, *axis, pos)?;
-                self.value(x(0)?, &index)
+                let first = self.dim(start);
+                let pos = self.add(&scaled, &first);
+                let size = self.shape(x(0)?)[*axis].clone();
+                let mut inner = self.replace_axis(index, &ty.shape, *axis, pos.clone())?;
+                let at_least_0 = |d: Dim| d.bounds(self.symbols).0 >= 0;
+                if !(at_least_0(start.clone()) && at_least_0(size.clone() - stop.clone())) {
+                    // Nothing but the caller's shapes says that the bounds are inside: memory beyond is not read.
+                    let inside = self.range(&pos, &Dim::constant(0), &size)?;
+                    inner.guard = Some(self.both(inner.guard, inside.at));
+                }
+                self.value(x(0)?, &inner)
             }
             Op::Concat { axis } => self.concat(&xs, *axis, index, &ty.shape),
             Op::Pad { axis, before, .. } => {

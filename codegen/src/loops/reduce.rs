@@ -182,7 +182,7 @@ impl<'a> Emit<'a> {
             kept += run;
         }
         let identity = self.identity(f, dtype)?;
-        let y = self.reduce_nest(node, f, x, index, &pattern, &outer, &mut Vec::new(), identity)?;
+        let y = self.reduce_nest(node, f, x, index, &pattern, &outer, &[], identity)?;
         Ok(self.rounded(from.dtype, y))
     }
 
@@ -195,7 +195,7 @@ impl<'a> Emit<'a> {
         index: &Index,
         pattern: &[Option<Vec<(Pos, usize)>>],
         outer: &[usize],
-        positions: &mut Vec<Pos>,
+        positions: &[Pos],
         identity: Val,
     ) -> Res<Val> {
         let from = self.graph.ty(x).clone();
@@ -216,25 +216,22 @@ impl<'a> Emit<'a> {
         let scope = self.index_scope(&at(positions, None));
         if let Some((&axis, rest)) = outer.split_first() {
             let length = from.shape[axis].clone();
-            let mut known = positions.clone();
             let init = if index.uniform() { identity } else { self.splat_of(dtype, identity)? };
             let mut step = |e: &mut Emit<'a>, pos: &Pos, before: Val| {
-                known.push(pos.clone());
-                let inner = e.reduce_nest(node, f, x, index, pattern, rest, &mut known, identity);
-                known.pop();
-                e.binary(join, dtype, before, inner?)
+                let known: Vec<Pos> = positions.iter().chain([pos]).cloned().collect();
+                let inner = e.reduce_nest(node, f, x, index, pattern, rest, &known, identity)?;
+                e.binary(join, dtype, before, inner)
             };
             let mut r = Reducer { join, dtype, identity: init, step: &mut step };
             return self.reduce_over(node, scope, &length, false, &mut r);
         }
         let trailing: usize = from.rank() - pattern_axes(pattern);
-        let fixed = positions.clone();
         if trailing == 0 {
-            return self.value(x, &at(&fixed, None));
+            return self.value(x, &at(positions, None));
         }
         let length = product(&from.shape[from.rank() - trailing..]);
         let mut step = |e: &mut Emit<'a>, pos: &Pos, before: Val| {
-            let y = e.value(x, &at(&fixed, Some((pos.clone(), trailing))))?;
+            let y = e.value(x, &at(positions, Some((pos.clone(), trailing))))?;
             e.binary(join, dtype, before, y)
         };
         let uniform = index.uniform();

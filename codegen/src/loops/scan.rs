@@ -4,12 +4,11 @@ use cranelift_codegen::ir::Function;
 use cranelift_codegen::isa::CallConv;
 use lith_ir::{Binary, Op, Symbols, Value};
 
-use super::emit::{Emit, Res, Val};
+use super::emit::{Emit, Res, Tables, Val};
 use super::index::{Index, Pos, product};
 use super::kernel::{LoopKernel, Span};
 use super::reduce::accumulator;
 use crate::builder::{Builder, ENTRY};
-use crate::dims::DimTable;
 
 /// The operand and axis of a kernel that is one running sum.
 pub fn running_sum(kernel: &LoopKernel<'_>) -> Option<(Value, usize)> {
@@ -25,7 +24,7 @@ pub fn generate(
     kernel: &LoopKernel<'_>,
     (x, axis): (Value, usize),
     symbols: &Symbols,
-    dims: &mut DimTable,
+    tables: &mut Tables,
     fma: bool,
 ) -> Res<(Function, Span)> {
     let ty = kernel.graph.ty(x).clone();
@@ -33,7 +32,7 @@ pub fn generate(
     let columns = others.remove(axis);
     let (b, params) = Builder::new(3, CallConv::SystemV);
     let none = Default::default();
-    let mut e = Emit::new(b, params[0], kernel.graph, &kernel.inputs, dims, symbols, fma, &none);
+    let mut e = Emit::new(b, params[0], kernel.graph, &kernel.inputs, tables, symbols, fma, &none);
     let rows = e.b.open_loop(ENTRY, params[1], params[2], 1, &[]);
     let row = Index::new(if others.is_empty() { Vec::new() } else { vec![(Pos::of(rows.i), others.len())] });
     let (before, behind) = (e.sub(&row, &others, 0, axis)?, e.sub(&row, &others, axis, others.len())?);
@@ -52,5 +51,5 @@ pub fn generate(
     }
     e.b.close_loop(open, &[sum.at]);
     e.b.close_loop(rows, &[]);
-    Ok((e.b.finish(), Span::Rows { rows: product(&others), columns }))
+    Ok((e.b.finish(None), Span::Rows { rows: product(&others), columns }))
 }

@@ -46,9 +46,9 @@ pub struct AttentionArgs {
     /// Values of a head.
     pub head_dim: i64,
     /// Added to the scores by distance, or null: `heads` × (2 · `positions` - 1), where query i and key j of a sequence
-    /// meet in column j - i + `positions` - 1.
+    /// meet in column j - i + `positions` - 1, or the nearest there is.
     pub relative_bias: *const f32,
-    /// Positions the relative bias covers: no sequence is longer.
+    /// Positions the relative bias covers, at least 1; farther ones count as the farthest.
     pub positions: i64,
     /// Added to the scores of a key, or null: one value per token, negative infinity masks.
     pub key_mask: *const f32,
@@ -351,18 +351,27 @@ unsafe fn finish_scores<S: Simd>(
             s.add(x, y)
         }
     };
-    // SAFETY: both tables hold a value for each of these keys, as `AttentionArgs` says.
-    let bias = (!args.relative_bias.is_null()).then(|| unsafe {
-        let positions = args.positions as usize;
-        args.relative_bias.add(task.head * (2 * positions - 1) + positions - 1 - query + key)
-    });
-    // SAFETY: as above.
+    let columns = (2 * args.positions as usize).saturating_sub(1);
+    // SAFETY: the table has `columns` values for each head.
+    let bias = (!args.relative_bias.is_null()).then(|| unsafe { args.relative_bias.add(task.head * columns) });
+    // SAFETY: the mask holds a value for each of these keys, as `AttentionArgs` says.
     let mask = (!args.key_mask.is_null()).then(|| unsafe { args.key_mask.add(task.token + key) });
     for i in (0..count).step_by(LANES) {
         // SAFETY: the caller's promise.
         let mut x = s.mul(unsafe { s.load(scores.add(i)) }, scale);
         if let Some(bias) = bias {
-            x = add(bias, i, x);
+            let (first, n) = ((args.positions as usize + key + i).wrapping_sub(query + 1), LANES.min(count - i));
+            if first < columns && n <= columns - first {
+                // SAFETY: these columns are in the table.
+                let y = unsafe { if n == LANES { s.load(bias.add(first)) } else { s.load_partial(bias.add(first), n, 0.0) } };
+                x = s.add(x, y);
+            } else {
+                let column = |i: usize| (first.wrapping_add(i) as isize).clamp(0, columns as isize - 1) as usize;
+                // SAFETY: clamped to the table's columns.
+                let y: [f32; LANES] = std::array::from_fn(|i| unsafe { *bias.add(column(i)) });
+                // SAFETY: an array of sixteen.
+                x = s.add(x, unsafe { s.load(y.as_ptr()) });
+            }
         }
         if let Some(mask) = mask {
             x = add(mask, i, x);

@@ -118,7 +118,7 @@ fn minilm_inspect() {
     assert_eq!(paths.len(), 6);
     assert!(paths[5].as_str().unwrap().contains("layer.5"), "{paths:?}");
     // Six layers of 4 h^2 + 2 h f weights, and attention: the count of the benchmark beside the peers, for 1 x 128.
-    assert_eq!(summary["flops"], 6 * 128 * (2 * (4 * 384 * 384 + 2 * 384 * 1536) + 4 * 128 * 384));
+    assert_eq!(summary["flops"], 6 * 128 * (2 * (4 * 384 * 384 + 2 * 384 * 1536) + 4 * 128 * 384i64));
     let memory = lith(&["--memory"]);
     assert!(memory.contains("peak for 1x128"), "{memory}");
 }

@@ -35,10 +35,7 @@ impl Inputs {
     /// When parts of a record are given without its first.
     pub fn from_matches(task: Task, matches: &ArgMatches) -> Result<Inputs, RunCommandError> {
         let texts = matches.get_many::<String>("input").into_iter().flatten();
-        let mut given: Vec<Input> = Vec::new();
-        for (i, text) in texts.enumerate() {
-            given.push(input(task, text, || format!("input {}", i + 1))?);
-        }
+        let mut given: Vec<Input> = texts.map(|text| Input::from_line(task, text)).collect();
         given.extend(record(task, matches)?);
         let mut files: Vec<PathBuf> = matches.get_many::<PathBuf>("file").into_iter().flatten().cloned().collect();
         if given.is_empty() && files.is_empty() && !super::stdin_is_terminal() {
@@ -62,7 +59,7 @@ impl Inputs {
                 },
             };
             match lines.next()? {
-                Some(text) => return input(self.task, &text, || format!("{}: line {}", lines.name, lines.line)).map(Some),
+                Some(text) => return Ok(Some(Input::from_line(self.task, &text))),
                 None => self.open = None,
             }
         }
@@ -75,13 +72,6 @@ impl Iterator for Inputs {
     fn next(&mut self) -> Option<Self::Item> {
         self.given.next().map(Ok).or_else(|| self.next_line().transpose())
     }
-}
-
-fn input(task: Task, text: &str, place: impl Fn() -> String) -> Result<Input, RunCommandError> {
-    if text.trim().is_empty() {
-        return Err(RunCommandError::Input(format!("{} is empty", place())));
-    }
-    Ok(Input::from_line(task, text))
 }
 
 /// The record that `--question` and `--context`, or `--text` and `--text-pair`, make.

@@ -97,7 +97,8 @@ pub struct Emit<'a> {
     /// The bits of 32-bit constants.
     lane_bits: HashMap<ir::Value, u32>,
     table: Option<At>,
-    constants: Option<At>,
+    /// Address of the section of constants, by scope.
+    constants: HashMap<ScopeId, At>,
     zeros: Option<At>,
 }
 
@@ -132,7 +133,7 @@ impl<'a> Emit<'a> {
             floats: HashMap::new(),
             lane_bits: HashMap::new(),
             table: None,
-            constants: None,
+            constants: HashMap::new(),
             zeros: None,
         };
         emit.dims_base = emit.b.load_i64(env, 8);
@@ -207,15 +208,17 @@ impl<'a> Emit<'a> {
         Val { at, vector: true }
     }
 
-    /// `x` as an operand of a vector instruction in `scope`. Constants are read from memory at every use, which costs
-    /// nothing there; in registers they would crowd out all else.
+    /// `x` as an operand of a vector instruction in `scope`. Constants are operands in memory, which costs nothing;
+    /// in registers they would crowd out all else.
     fn operand(&mut self, x: Val, scope: ScopeId) -> Val {
         let Some(&bits) = self.lane_bits.get(&x.at.v) else { return self.splat(x) };
-        let base = match self.constants {
-            Some(at) => at,
+        let base = match self.constants.get(&scope) {
+            Some(&at) => at,
             None => {
-                let at = self.b.load_i64(self.env, 16);
-                self.constants = Some(at);
+                // Read anew in every turn of a loop, so that Cranelift does not move what is read through it.
+                let env = self.env;
+                let at = self.b.put(scope, |c| c.ins().load(types::I64, plain(), env.v, 16));
+                self.constants.insert(scope, at);
                 at
             }
         };
@@ -223,7 +226,7 @@ impl<'a> Emit<'a> {
         let Some(literal) = Literal::new(DType::U32, vec![LANES as usize], lanes) else { return self.splat(x) };
         let Ok(offset) = i32::try_from(self.tables.constants.place(&literal)) else { return self.splat(x) };
         let ty = if self.ty(x) == types::F32 { types::F32X4 } else { types::I32X4 };
-        Val { at: self.b.put(scope, |c| c.ins().load(ty, plain(), base.v, offset)), vector: true }
+        Val { at: self.b.put(scope, |c| c.ins().load(ty, constant(), base.v, offset)), vector: true }
     }
 
     /// An instruction on one value.

@@ -230,6 +230,7 @@ impl Opened {
             problem_type: problem_type.map(String::from),
             max_positions: Some(max_length),
             max_seq_length: self.stack.as_ref().and_then(|s| s.max_seq_length),
+            do_lower_case: self.stack.as_ref().is_some_and(|s| s.do_lower_case),
             has_token_types: config.value("type_vocab_size").as_u64().is_some_and(|n| n > 1),
             vocab_size: config.size("vocab_size").map_err(Error::input)?,
             hidden_size: config.size("hidden_size").map_err(Error::input)?,

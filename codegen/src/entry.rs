@@ -46,7 +46,7 @@ pub struct Shared<'p, 't> {
 }
 
 /// The signature of a function of `params` 64-bit integers.
-fn signature(params: usize) -> Signature {
+pub(crate) fn signature(params: usize) -> Signature {
     let mut signature = Signature::new(CallConv::SystemV);
     signature.params.extend((0..params).map(|_| AbiParam::new(types::I64)));
     signature
@@ -96,8 +96,15 @@ pub fn compile_graph(
         places: HashMap::new(),
         hazards: Hazards::default(),
     };
-    for (i, kernel) in plan.kernels.iter().enumerate() {
-        code.kernel(i, kernel)?;
+    let mut next = 0;
+    while let Some(kernel) = plan.kernels.get(next) {
+        next += match code.calls(&plan.kernels[next..])? {
+            0 => {
+                code.kernel(next, kernel)?;
+                1
+            }
+            calls => calls,
+        };
     }
     // Callers rely on all threads being through; the caller of an entry point waits for them itself.
     if !entry && code.hazards.pending() {
@@ -108,16 +115,16 @@ pub fn compile_graph(
     shared.text.define(id, function)
 }
 
-struct GraphCode<'s, 'p, 't> {
-    shared: &'s mut Shared<'p, 't>,
+pub(crate) struct GraphCode<'s, 'p, 't> {
+    pub(crate) shared: &'s mut Shared<'p, 't>,
     name: &'s str,
-    graph: &'s Graph,
-    plan: &'s GraphPlan,
-    b: Builder,
-    context: At,
-    thread: At,
-    threads: At,
-    arena: At,
+    pub(crate) graph: &'s Graph,
+    pub(crate) plan: &'s GraphPlan,
+    pub(crate) b: Builder,
+    pub(crate) context: At,
+    pub(crate) thread: At,
+    pub(crate) threads: At,
+    pub(crate) arena: At,
     args: At,
     results: At,
     table: At,
@@ -125,15 +132,15 @@ struct GraphCode<'s, 'p, 't> {
     /// Fields of memory already loaded, by base and offset.
     loaded: HashMap<(At, i32), At>,
     places: HashMap<Value, At>,
-    hazards: Hazards,
+    pub(crate) hazards: Hazards,
 }
 
 impl GraphCode<'_, '_, '_> {
-    fn wrong<T>(&self, problem: impl Into<String>) -> Result<T, CodegenError> {
+    pub(crate) fn wrong<T>(&self, problem: impl Into<String>) -> Result<T, CodegenError> {
         Err(CodegenError::Plan { graph: self.name.into(), problem: problem.into() })
     }
 
-    fn field(&mut self, base: At, offset: i32) -> At {
+    pub(crate) fn field(&mut self, base: At, offset: i32) -> At {
         if let Some(&at) = self.loaded.get(&(base, offset)) {
             return at;
         }
@@ -142,7 +149,7 @@ impl GraphCode<'_, '_, '_> {
         at
     }
 
-    fn dim(&mut self, dim: &Dim) -> At {
+    pub(crate) fn dim(&mut self, dim: &Dim) -> At {
         match dim.as_const() {
             Some(c) => self.b.iconst(c),
             None => {
@@ -153,7 +160,7 @@ impl GraphCode<'_, '_, '_> {
     }
 
     /// The value whose bytes `value` is.
-    fn root(&self, mut value: Value) -> Value {
+    pub(crate) fn root(&self, mut value: Value) -> Value {
         while let Some(Place::Alias(of)) = self.plan.places.get(&value) {
             value = *of;
         }
@@ -161,7 +168,7 @@ impl GraphCode<'_, '_, '_> {
     }
 
     /// Address of a value, in the layout it is wanted in.
-    fn address(&mut self, value: Value, layout: Layout) -> Result<At, CodegenError> {
+    pub(crate) fn address(&mut self, value: Value, layout: Layout) -> Result<At, CodegenError> {
         let value = self.root(value);
         if let Some(&at) = self.places.get(&value)
             && layout == Layout::Rows
@@ -223,7 +230,7 @@ impl GraphCode<'_, '_, '_> {
         }
     }
 
-    fn barrier(&mut self) {
+    pub(crate) fn barrier(&mut self) {
         let barrier = self.field(self.context, offset_of!(Context, barrier) as i32);
         self.call_table(offset_of!(Table, barrier_wait), &[barrier]);
         self.hazards.clear();
@@ -263,9 +270,7 @@ impl GraphCode<'_, '_, '_> {
         let mut accesses: Vec<Access> =
             self.operands(kernel).into_iter().map(|v| Access { region: self.region(v), write: false }).collect();
         accesses.extend(kernel.outputs.iter().map(|&v| Access { region: self.region(v), write: true }));
-        let is_call = matches!(kernel.kind, KernelKind::Call { .. });
-        let symbols = &self.shared.program.symbols;
-        if self.hazards.conflict(&accesses, symbols) || (is_call && self.hazards.pending()) {
+        if self.hazards.conflict(&accesses, &self.shared.program.symbols) {
             self.barrier();
         }
         match kernel.kind {
@@ -273,11 +278,9 @@ impl GraphCode<'_, '_, '_> {
             KernelKind::Contraction { core } => self.contraction(index, kernel, core)?,
             KernelKind::Dot { core } => self.dot(kernel, core)?,
             KernelKind::Attention { core } => self.attention(kernel, core)?,
-            KernelKind::Call { core } => self.function(core)?,
+            KernelKind::Call { .. } => return self.wrong("a call outside a run of calls"),
         }
-        if !is_call {
-            self.hazards.add(accesses);
-        }
+        self.hazards.add(accesses);
         Ok(())
     }
 
@@ -548,34 +551,6 @@ impl GraphCode<'_, '_, '_> {
         self.store(args, offset_of!(AttentionArgs, scale), scale);
         self.store(args, offset_of!(AttentionArgs, causal), causal);
         self.call_table(offset_of!(Table, attention_packed), &[args, self.thread, self.threads]);
-        Ok(())
-    }
-
-    fn function(&mut self, core: NodeId) -> Result<(), CodegenError> {
-        let Op::Call { function, results } = &self.graph.node(core).op else {
-            return self.wrong("a call of no function");
-        };
-        let Some(&id) = self.shared.functions.get(function) else {
-            return self.wrong(format!("no function `{function}`"));
-        };
-        let Some(offset) = self.plan.call_arenas.get(&core) else {
-            return self.wrong(format!("no arena for the call of `{function}`"));
-        };
-        let layouts = self.shared.arg_layouts.get(function).cloned().unwrap_or_default();
-        let operands = self.graph.inputs(core);
-        let args = self.b.stack(8 * operands.len().max(1) as u32);
-        for (i, value) in operands.into_iter().enumerate() {
-            let at = self.address(value, layouts.get(i).copied().unwrap_or(Layout::Rows))?;
-            self.store(args, 8 * i, at);
-        }
-        let outs = self.b.stack(8 * results.len().max(1) as u32);
-        for result in 0..results.len() {
-            let at = self.address(Value { node: core, result: result as u32 }, Layout::Rows)?;
-            self.store(outs, 8 * result, at);
-        }
-        let offset = self.dim(offset);
-        let arena = self.b.int(IntOp::Add, self.arena, offset);
-        self.call(id, &[self.context, self.thread, self.threads, arena, args, outs]);
         Ok(())
     }
 }

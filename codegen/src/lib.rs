@@ -4,6 +4,7 @@
 
 mod artifact;
 mod builder;
+mod calls;
 mod compile;
 mod constants;
 mod dims;

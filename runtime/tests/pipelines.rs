@@ -94,6 +94,7 @@ fn info(task: Task) -> ModelInfo {
         problem_type: None,
         max_positions: Some(LIMIT),
         max_seq_length: None,
+        do_lower_case: false,
         has_token_types: true,
         vocab_size: VOCABULARY,
         hidden_size: LABELS.len(),

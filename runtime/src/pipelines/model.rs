@@ -91,6 +91,9 @@ pub struct ModelInfo {
     /// Tokens that a sentence-transformers directory cuts every text to.
     #[serde(default)]
     pub max_seq_length: Option<usize>,
+    /// Whether a sentence-transformers directory lowers every text before tokenization.
+    #[serde(default)]
+    pub do_lower_case: bool,
     /// Whether the model tells first and second sequence of a pair apart by token types.
     pub has_token_types: bool,
     /// Rows of the token embedding: every id must be below.

@@ -1,5 +1,7 @@
 //! Sentence embedding: one vector a text, as sentence-transformers makes it, and cosine similarities.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::math::number;
@@ -11,10 +13,12 @@ pub(super) fn call(pipeline: &Pipeline, inputs: &[Input], args: &Args) -> Result
     let limit = [pipeline.info().max_seq_length, pipeline.tokenizer().model_max_length].into_iter().flatten().min();
     let truncation = Some(if limit.is_some() { Truncation::LongestFirst } else { Truncation::DoNotTruncate });
     let options = EncodeOptions { truncation, max_length: limit, ..EncodeOptions::default() };
-    let mut texts = Vec::with_capacity(inputs.len());
+    let mut texts: Vec<Cow<'_, str>> = Vec::with_capacity(inputs.len());
     for (index, input) in inputs.iter().enumerate() {
-        texts.push((Text::Raw(input.text(index)?), None));
+        let text = input.text(index)?;
+        texts.push(if pipeline.info().do_lower_case { text.to_lowercase().into() } else { text.into() });
     }
+    let texts: Vec<_> = texts.iter().map(|text| (Text::Raw(text), None)).collect();
     let (rows, _) = pipeline.encode(&texts, &options)?;
     let sequences = rows.iter().enumerate().map(|(i, row)| pipeline.sequence(i, row, "shorten it"));
     let sequences = sequences.collect::<Result<Vec<_>, _>>()?;

@@ -15,8 +15,9 @@ macro_rules! bundle {
 /// Name and files of each model.
 type Bundle = (&'static str, &'static [(&'static str, &'static [u8])]);
 
-const BUNDLES: &[Bundle] =
-    &[bundle!("reviews": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "LICENSE")];
+const BUNDLES: &[Bundle] = &[
+    bundle!("reviews": "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "LICENSE"),
+];
 
 /// The folder of the bundled model of this name, unpacked into the cache when it is not there; `None` for any other name
 /// and where a file or directory of the name exists.

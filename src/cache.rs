@@ -37,9 +37,8 @@ impl Cache {
     /// # Errors
     /// When no variable names a place for it, or it cannot be written.
     pub fn open() -> Result<Cache> {
-        let folder = crate::env::cache_folder().ok_or_else(|| {
-            Error::input(format!("no cache folder: set {} or HOME", crate::env::CACHE))
-        })?;
+        let folder = crate::env::cache_folder()
+            .ok_or_else(|| Error::input(format!("no cache folder: set {} or HOME", crate::env::CACHE)))?;
         Cache::at(folder)
     }
 
@@ -54,7 +53,8 @@ impl Cache {
     /// When a file cannot be read.
     pub fn artifact(&self, files: &[PathBuf], settings: &[&str]) -> Result<PathBuf> {
         let memo_path = self.folder.join("hashes.json");
-        let mut memo: Memo = fs::read(&memo_path).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+        let mut memo: Memo =
+            fs::read(&memo_path).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
         let mut hash = Sha256::new();
         for setting in [env!("CARGO_PKG_VERSION")].iter().chain(settings) {
             hash.update((setting.len() as u64).to_le_bytes());

@@ -62,11 +62,11 @@ pub fn verify(program: &Program, batches: usize, vocab: usize, seed: u64) -> Res
             }
             let compiled = program.run("forward", args).map_err(Error::input)?;
             let params = |name: &str| params.get(name).cloned();
-            let wanted =
-                interpreter.run("forward", &exact, &params, &mut BTreeMap::new()).map_err(Error::input)?;
+            let wanted = interpreter.run("forward", &exact, &params, &mut BTreeMap::new()).map_err(Error::input)?;
             let names = program.manifest().entry("forward").map(|e| e.results.as_slice()).unwrap_or_default();
             for ((entry, compiled), wanted) in names.iter().zip(&compiled).zip(&wanted) {
-                let compiled = Exact::from_bytes(compiled.dtype(), compiled.shape(), compiled.bytes()).map_err(Error::failure)?;
+                let compiled =
+                    Exact::from_bytes(compiled.dtype(), compiled.shape(), compiled.bytes()).map_err(Error::failure)?;
                 found.push(difference(&entry.name, &lengths, &compiled, wanted));
             }
             Ok(())
@@ -99,7 +99,8 @@ fn difference(name: &str, lengths: &[usize], compiled: &Exact, wanted: &Exact) -
 
 /// A stored parameter as the interpreter takes it.
 fn parameter(artifact: &Artifact, entry: &ParamEntry) -> Result<Exact> {
-    let bad = |problem: String| Error::input(format!("{}: parameter `{}`: {problem}", artifact.path().display(), entry.name));
+    let bad =
+        |problem: String| Error::input(format!("{}: parameter `{}`: {problem}", artifact.path().display(), entry.name));
     let start = entry.offset as usize;
     let stored = artifact.weights().get(start..start + entry.bytes as usize);
     let stored = stored.ok_or_else(|| bad("outside the weight section".into()))?;
@@ -112,7 +113,10 @@ fn parameter(artifact: &Artifact, entry: &ParamEntry) -> Result<Exact> {
                 DType::Bf16 => Storage::Bf16,
                 other => return Err(bad(format!("panels of {other}"))),
             };
-            let size = n.checked_mul(k).and_then(|c| c.checked_mul(entry.dtype.size())).ok_or_else(|| bad("too large".into()))?;
+            let size = n
+                .checked_mul(k)
+                .and_then(|c| c.checked_mul(entry.dtype.size()))
+                .ok_or_else(|| bad("too large".into()))?;
             let mut rows = vec![0; size];
             unpack_panels(stored, storage, n, k, &mut rows).map_err(|e| bad(e.to_string()))?;
             rows

@@ -151,7 +151,10 @@ fn config_field_of_a_wrong_type() {
 fn unsupported_task() {
     let case = Case::new("bert-sequence-classification");
     case.refused(&["compile", "model", "--task", "text-to-audio", "-o", "out"], &["text-to-audio", "known tasks"]);
-    case.refused(&["compile", "model", "--task", "question-answering", "-o", "out"], &["num_labels", "question answering"]);
+    case.refused(
+        &["compile", "model", "--task", "question-answering", "-o", "out"],
+        &["num_labels", "question answering"],
+    );
 }
 
 /// CKP-06
@@ -232,12 +235,16 @@ fn tensor_duplicated() {
 #[test]
 fn pickle_with_a_callable() {
     let fixture = fs::read_dir(fixtures()).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
-    let fixture = fixture.filter(|n| n.starts_with("refuse-pytorch-bin")).min().expect("a hostile pickle among the fixtures");
+    let fixture =
+        fixture.filter(|n| n.starts_with("refuse-pytorch-bin")).min().expect("a hostile pickle among the fixtures");
     let case = Case::new(&fixture);
     let output = case.run(&["compile", "model", "-o", "out"]);
     expect_refusal(&output, &["pytorch_model.bin"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("system") || stderr.contains("eval") || stderr.contains("exec"), "names the callable: {stderr}");
+    assert!(
+        stderr.contains("system") || stderr.contains("eval") || stderr.contains("exec"),
+        "names the callable: {stderr}"
+    );
 }
 
 /// TK-08
@@ -268,7 +275,13 @@ fn empty_input() {
 fn a_hundred_thousand_words() {
     let case = Case::new("bert-sequence-classification");
     let text = "good ".repeat(100_000);
-    let mut child = case.command(&["run", "model", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = case
+        .command(&["run", "model", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     expect_refusal(&child.wait_with_output().unwrap(), &["tokens", "truncation"]);
     fs::write(case.root.path().join("long"), text).unwrap();
@@ -279,7 +292,13 @@ fn a_hundred_thousand_words() {
 #[test]
 fn invalid_utf_8() {
     let case = Case::new("bert-sequence-classification");
-    let mut child = case.command(&["run", "model"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = case
+        .command(&["run", "model"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(b"good\nbad \xff\xfe\n").unwrap();
     expect_refusal(&child.wait_with_output().unwrap(), &["standard input", "line 2", "UTF-8"]);
 }
@@ -287,7 +306,10 @@ fn invalid_utf_8() {
 #[test]
 fn unknown_arguments() {
     let case = Case::new("bert-sequence-classification");
-    case.refused(&["run", "model", "text", "--aggregation-strategy", "simple"], &["aggregation_strategy", "text-classification"]);
+    case.refused(
+        &["run", "model", "text", "--aggregation-strategy", "simple"],
+        &["aggregation_strategy", "text-classification"],
+    );
     case.refused(&["run", "model", "text", "--top-k", "many"], &["top_k", "many"]);
     case.refused(&["compile", "model", "--target", "pdp-11", "-o", "out"], &["pdp-11"]);
     case.refused(&["compile", "model", "--dtype", "int3", "-o", "out"], &["int3"]);
@@ -375,7 +397,8 @@ fn artifact_of_another_version_or_cpu() {
     let features = lith_runtime::artifact::Artifact::open(&artifact).unwrap().header().features.clone();
     let longest = features.iter().max_by_key(|f| f.len()).expect("native code needs some feature");
     let unknown = "z".repeat(longest.len());
-    let bytes = with_header(&artifact, |h| h.features.iter_mut().filter(|f| *f == longest).for_each(|f| *f = unknown.clone()));
+    let bytes =
+        with_header(&artifact, |h| h.features.iter_mut().filter(|f| *f == longest).for_each(|f| *f = unknown.clone()));
     fs::write(&path, bytes).unwrap();
     expect_refusal(&case.run(&["run", "bad.lith", "text"]), &["bad.lith", &unknown, "--target"]);
     // The format version stands behind the magic number.

@@ -67,7 +67,8 @@ fn the_runtime_reaches_no_compiler() {
     }
     let reached: BTreeSet<&str> = seen.iter().map(|id| names[id].as_str()).collect();
     for name in &reached {
-        let compiler = name.starts_with("cranelift") || ["lith-codegen", "lith-passes", "lith-models", "lith-frontend", "egg"].contains(name);
+        let compiler = name.starts_with("cranelift")
+            || ["lith-codegen", "lith-passes", "lith-models", "lith-frontend", "egg"].contains(name);
         assert!(!compiler, "the runtime reaches {name}");
     }
     assert!(reached.contains("lith-ir") && reached.contains("tokenizers"), "the walk saw {reached:?}");

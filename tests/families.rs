@@ -63,7 +63,8 @@ fn check(folder: &Path) -> f64 {
 }
 
 fn check_family(family: &str) {
-    let models = golden_models(|name| name.split('-').next() == Some(family) || (family == "xlm" && name.starts_with("xlm-")));
+    let models =
+        golden_models(|name| name.split('-').next() == Some(family) || (family == "xlm" && name.starts_with("xlm-")));
     assert!(models.len() >= 5, "{family}: {} fixtures", models.len());
     for folder in models {
         println!("{}: {:.2e}", folder.display(), check(&folder));

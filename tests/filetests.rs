@@ -9,7 +9,9 @@ use lith_passes::{Compiled, Stage, dump, run_until};
 
 fn result(stage: Stage, compiled: &Compiled) -> String {
     match stage {
-        Stage::Trace | Stage::Canonicalize | Stage::Outline | Stage::Legalize => lith_ir::text::print(&compiled.program),
+        Stage::Trace | Stage::Canonicalize | Stage::Outline | Stage::Legalize => {
+            lith_ir::text::print(&compiled.program)
+        }
         Stage::Fuse | Stage::Layout | Stage::Schedule => dump::kernels(compiled),
         Stage::Memory => dump::memory(compiled, &|_| None),
     }
@@ -42,7 +44,8 @@ fn programs_after_each_stage() {
             if bless {
                 fs::write(&beside, &found).unwrap();
             }
-            let expected = fs::read_to_string(&beside).unwrap_or_else(|e| panic!("{}: {e}; BLESS=1 writes it", beside.display()));
+            let expected =
+                fs::read_to_string(&beside).unwrap_or_else(|e| panic!("{}: {e}; BLESS=1 writes it", beside.display()));
             if found != expected {
                 wrong.push(format!("{}\n--- expected\n{expected}\n--- found\n{found}", file.display()));
             }

@@ -63,7 +63,11 @@ fn minilm_embeddings() {
         args.extend(&texts);
         assert_eq!(answers(&embed, &args, ""), single, "{threads} threads, all at once");
         for (text, alone) in texts.iter().zip(&single) {
-            assert_eq!(answers(&embed, &["--threads", threads, "--", text], ""), [alone.clone()], "{threads} threads: {text}");
+            assert_eq!(
+                answers(&embed, &["--threads", threads, "--", text], ""),
+                std::slice::from_ref(alone),
+                "{threads} threads: {text}"
+            );
         }
     }
     let mut worst: f64 = 0.0;
@@ -97,7 +101,8 @@ fn minilm_artifact_is_reproducible_and_disassembles() {
 #[ignore = "needs LITH_TEST_MODELS"]
 fn minilm_verifies() {
     let compiled = Compiled::new(&minilm(), None);
-    let output = Command::new(env!("CARGO_BIN_EXE_lith")).arg("verify").arg(&compiled.path).arg("--json").output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_lith")).arg("verify").arg(&compiled.path).arg("--json").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
 }

@@ -125,9 +125,7 @@ impl GraphCode<'_, '_, '_> {
         let (base, offset) = (self.b.load_i64(entry, 0), self.b.load_i64(entry, 8));
         let base = self.b.int(IntOp::Add, base_array, base);
         // The array of bases is written before the loops and by nobody in them.
-        let base = self.b.put(base.scope, |c| {
-            c.ins().load(types::I64, plain(), base.v, 0)
-        });
+        let base = self.b.put(base.scope, |c| c.ins().load(types::I64, plain(), base.v, 0));
         let pointer = self.b.int(IntOp::Add, base, offset);
         let to = self.b.scale(fill.i, 8);
         let to = self.b.int(IntOp::Add, pointers, to);
@@ -137,9 +135,7 @@ impl GraphCode<'_, '_, '_> {
         let scope = calls.scope;
         let results = self.b.iconst(8 * operands as i64);
         let results = self.b.int(IntOp::Add, pointers, results);
-        let arena = self.b.put(scope, |c| {
-            c.ins().load(types::I64, plain(), pointers.v, 8 * (slots as i32 - 1))
-        });
+        let arena = self.b.put(scope, |c| c.ins().load(types::I64, plain(), pointers.v, 8 * (slots as i32 - 1)));
         let args = [self.context, self.thread, self.threads, arena, pointers, results];
         let args: Vec<_> = args.iter().map(|a| a.v).collect();
         let callee = import(&mut self.b.func, id, signature(args.len()));

@@ -164,7 +164,9 @@ impl Manifest {
                 ArgSize::Symbol { symbol, .. } => Some(*symbol),
                 ArgSize::Constant(_) => None,
             });
-            if let Some(i) = symbols.chain(e.args.iter().filter_map(|a| a.offsets_of)).find(|&i| i >= self.symbols.len()) {
+            if let Some(i) =
+                symbols.chain(e.args.iter().filter_map(|a| a.offsets_of)).find(|&i| i >= self.symbols.len())
+            {
                 return fail(format!("entry `{}`: symbol {i} of {}", e.name, self.symbols.len()));
             }
         }

@@ -61,7 +61,8 @@ impl TokenModel for CompiledModel {
             return Err(RunError::new(format!("token id {id}, the model knows {vocab} tokens")));
         }
         let (tokens, bounds) = ([batch.input_ids.len()], [batch.offsets.len()]);
-        let mut args = vec![("input_ids", View::i32(&tokens, &batch.input_ids)), ("offsets", View::i32(&bounds, &batch.offsets))];
+        let mut args =
+            vec![("input_ids", View::i32(&tokens, &batch.input_ids)), ("offsets", View::i32(&bounds, &batch.offsets))];
         let entry = self.program.manifest().entry(ENTRY);
         if entry.is_some_and(|e| e.args.iter().any(|a| a.name == "token_type_ids")) {
             args.push(("token_type_ids", View::i32(&tokens, &batch.token_type_ids)));

@@ -279,7 +279,12 @@ fn order_args<'a>(entry: &EntryPoint, args: &[(&str, View<'a>)]) -> Result<Vec<V
         if view.dtype != arg.dtype || view.shape.len() != arg.shape.len() || elements != Some(view.bytes.len()) {
             return Err(format!(
                 "argument `{}` is {}{:?} in {} bytes, expected {} of {} axes",
-                arg.name, view.dtype, view.shape, view.bytes.len(), arg.dtype, arg.shape.len()
+                arg.name,
+                view.dtype,
+                view.shape,
+                view.bytes.len(),
+                arg.dtype,
+                arg.shape.len()
             ));
         }
         views.push(*view);
@@ -292,7 +297,8 @@ fn bind(manifest: &Manifest, entry: &EntryPoint, views: &[View<'_>]) -> Result<V
     let mut values: Vec<Option<i64>> = vec![None; manifest.symbols.len()];
     for (arg, view) in entry.args.iter().zip(views) {
         for (axis, (size, &found)) in arg.shape.iter().zip(view.shape).enumerate() {
-            let found = i64::try_from(found).map_err(|_| format!("argument `{}`: axis {axis} is too long", arg.name))?;
+            let found =
+                i64::try_from(found).map_err(|_| format!("argument `{}`: axis {axis} is too long", arg.name))?;
             match size {
                 ArgSize::Constant(n) if i64::try_from(*n) == Ok(found) => {}
                 ArgSize::Constant(n) => {

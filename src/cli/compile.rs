@@ -29,7 +29,9 @@ pub fn compile(args: &Compile) -> Result<()> {
     let output = args.output.clone().unwrap_or_else(|| default_output(&args.model, args.emit));
     match text_form(&compilation, args.emit)? {
         Some(text) if output.as_os_str() == "-" => print(&text)?,
-        Some(text) => write_atomic(&output, text.as_bytes()).map_err(|e| Error::failure(format!("{}: {e}", output.display())))?,
+        Some(text) => {
+            write_atomic(&output, text.as_bytes()).map_err(|e| Error::failure(format!("{}: {e}", output.display())))?
+        }
         None if output.as_os_str() == "-" => {
             return Err(Error::input("-o -: executables and artifacts are not printed; name a file"));
         }

@@ -59,11 +59,13 @@ fn is_artifact(model: &str) -> Result<bool> {
 
 fn subject(args: &Inspect, shape: Shape) -> Result<Subject> {
     if is_artifact(&args.model)? {
-        let model = CompiledModel::new(Program::open(Path::new(&args.model), 1).map_err(Error::input)?).map_err(Error::input)?;
+        let model = CompiledModel::new(Program::open(Path::new(&args.model), 1).map_err(Error::input)?)
+            .map_err(Error::input)?;
         let program = model.program();
         let lengths = vec![shape.length; shape.batch];
         let tokens = RandomTokens::new(&lengths, model.info().vocab_size, &mut Random::new(0));
-        let arena = tokens.with_args(program, "forward", |a| program.arena_bytes("forward", a).map_err(Error::input))?;
+        let arena =
+            tokens.with_args(program, "forward", |a| program.arena_bytes("forward", a).map_err(Error::input))?;
         return Ok(Subject {
             program: program_of(program.artifact())?,
             info: model.info().clone(),
@@ -92,8 +94,7 @@ pub fn tokenize(args: &Tokenize) -> Result<()> {
     let pair = args.pair.as_deref().map(Text::from);
     let encoding = tokenizer.encode(Text::from(args.text.as_str()), pair, &options).map_err(Error::input)?;
     if args.json {
-        let fields =
-            Fields { token_type_ids: true, attention_mask: true, offset_mapping: true, ..Fields::default() };
+        let fields = Fields { token_type_ids: true, attention_mask: true, offset_mapping: true, ..Fields::default() };
         let mut json = encoding.to_json(fields, true);
         json["tokens"] = encoding.into_single().tokens.into();
         return print(&format!("{json}\n"));

@@ -12,8 +12,7 @@ use crate::inspect::flops::flops;
 use crate::verify::{program_of, verify as compare};
 
 pub fn bench(args: &Bench) -> Result<()> {
-    let shapes: Vec<Shape> =
-        args.shapes.iter().map(|s| s.parse().map_err(Error::input)).collect::<Result<_>>()?;
+    let shapes: Vec<Shape> = args.shapes.iter().map(|s| s.parse().map_err(Error::input)).collect::<Result<_>>()?;
     lith_runtime::kernels::select(lith_runtime::env::isa().as_deref()).map_err(Error::input)?;
     let path = super::run::artifact_of(&args.artifact, &args.from)?;
     let model = CompiledModel::new(Program::open(&path, args.threads).map_err(Error::input)?).map_err(Error::input)?;

@@ -24,14 +24,15 @@ pub fn command() -> clap::Command {
 }
 
 pub fn run(args: &Run) -> ExitCode {
-    let matches = match command().try_get_matches_from(std::iter::once("run".to_string()).chain(args.rest.iter().cloned())) {
-        Ok(matches) => matches,
-        Err(e) => {
-            let _ = e.print();
-            let fine = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if fine { ExitCode::SUCCESS } else { ExitCode::from(2) };
-        }
-    };
+    let matches =
+        match command().try_get_matches_from(std::iter::once("run".to_string()).chain(args.rest.iter().cloned())) {
+            Ok(matches) => matches,
+            Err(e) => {
+                let _ = e.print();
+                let fine = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+                return if fine { ExitCode::SUCCESS } else { ExitCode::from(2) };
+            }
+        };
     let prepared = ModelArgs::from_arg_matches(&matches).map_err(Error::input).and_then(|from| {
         let model = matches.get_one::<String>("model").cloned().unwrap_or_default();
         let task = from.task.as_ref().map(|t| t.parse::<Task>().map_err(Error::input)).transpose()?;

@@ -6,7 +6,8 @@ use lith_ir::{Class, Graph, Op, Program};
 
 /// Graphviz source of all graphs of a program.
 pub fn dot(program: &Program) -> String {
-    let mut out = String::from("digraph lith {\n  rankdir=TB; node [shape=box, fontname=\"monospace\", fontsize=10];\n");
+    let mut out =
+        String::from("digraph lith {\n  rankdir=TB; node [shape=box, fontname=\"monospace\", fontsize=10];\n");
     for (index, (name, graph)) in program.graphs().enumerate() {
         let _ = writeln!(out, "  subgraph cluster_{index} {{\n    label={};", quote(name));
         nodes(&mut out, index, graph);

@@ -51,9 +51,7 @@ fn graph_flops(program: &Program, graph: &Graph, functions: &mut BTreeMap<String
             _ => Dim::default(),
         };
         sum = sum.plus(match &node.op {
-            Op::Linear {} | Op::Dot { .. } => {
-                Flops { products: product(shape(0).last()), ..Flops::default() }
-            }
+            Op::Linear {} | Op::Dot { .. } => Flops { products: product(shape(0).last()), ..Flops::default() },
             Op::PackedAttention { .. } => Flops {
                 attention_pairs: shape(0).last().cloned().unwrap_or_default() * Dim::constant(4),
                 ..Flops::default()

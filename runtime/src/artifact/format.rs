@@ -164,8 +164,7 @@ impl Header {
             found: json.len() as u64,
         })?;
         check_crc32("the header", json, crc)?;
-        serde_json::from_slice(json)
-            .map_err(|e| FormatError::Malformed { what: "the header", problem: e.to_string() })
+        serde_json::from_slice(json).map_err(|e| FormatError::Malformed { what: "the header", problem: e.to_string() })
     }
 
     /// The section of this name.
@@ -249,7 +248,8 @@ pub fn decode_assets(bytes: &[u8]) -> Result<Vec<(String, &[u8])>, FormatError> 
     let index: AssetIndex =
         serde_json::from_slice(json).map_err(|e| FormatError::Malformed { what: WHAT, problem: e.to_string() })?;
     let file = |(name, offset, size): (String, u64, u64)| {
-        let (start, end) = (usize::try_from(offset).ok(), offset.checked_add(size).and_then(|e| usize::try_from(e).ok()));
+        let (start, end) =
+            (usize::try_from(offset).ok(), offset.checked_add(size).and_then(|e| usize::try_from(e).ok()));
         match (start, end) {
             (Some(s), Some(e)) => data.get(s..e).map(|b| (name, b)).ok_or_else(|| truncated(e as u64)),
             _ => Err(truncated(offset)),

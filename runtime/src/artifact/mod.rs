@@ -206,9 +206,7 @@ fn elf_section<'a>(bytes: &'a [u8], name: &str) -> Result<&'a [u8], FormatError>
 }
 
 fn check_cpu(path: &Path, header: &Header) -> Result<(), ArtifactError> {
-    let error = |needed: String| {
-        Err(ArtifactError::Cpu { path: path.into(), arch: header.arch.clone(), needed })
-    };
+    let error = |needed: String| Err(ArtifactError::Cpu { path: path.into(), arch: header.arch.clone(), needed });
     if header.arch != std::env::consts::ARCH {
         return error(format!("the {} instruction set", header.arch));
     }
@@ -223,7 +221,27 @@ pub fn has_feature(name: &str) -> bool {
     }
     #[cfg(target_arch = "x86_64")]
     {
-        known!("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "fma", "bmi1", "bmi2", "lzcnt", "f16c", "avx512f", "avx512vl", "avx512dq", "avx512bw", "avx512vbmi", "avx512bitalg", "avx512vnni")
+        known!(
+            "sse3",
+            "ssse3",
+            "sse4.1",
+            "sse4.2",
+            "popcnt",
+            "avx",
+            "avx2",
+            "fma",
+            "bmi1",
+            "bmi2",
+            "lzcnt",
+            "f16c",
+            "avx512f",
+            "avx512vl",
+            "avx512dq",
+            "avx512bw",
+            "avx512vbmi",
+            "avx512bitalg",
+            "avx512vnni"
+        )
     }
     #[cfg(not(target_arch = "x86_64"))]
     {

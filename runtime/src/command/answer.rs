@@ -17,7 +17,9 @@ pub fn print(task: Task, input: &Input, answer: &Value, many: bool, out: &mut im
     let indent = if many { "  " } else { "" };
     match task {
         Task::TextClassification => rows(answer, out, indent, &["score", "label"]),
-        Task::TokenClassification => rows(answer, out, indent, &["score", "entity", "entity_group", "start", "end", "word"]),
+        Task::TokenClassification => {
+            rows(answer, out, indent, &["score", "entity", "entity_group", "start", "end", "word"])
+        }
         Task::FillMask => rows(answer, out, indent, &["score", "token_str", "sequence"]),
         Task::QuestionAnswering => rows(answer, out, indent, &["score", "start", "end", "answer"]),
         Task::ZeroShotClassification => {

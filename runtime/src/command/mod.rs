@@ -53,14 +53,21 @@ pub fn with_arguments(command: Command, task: Option<Task>) -> Command {
     let mut command = command
         .arg(Arg::new("input").num_args(0..).help("Inputs; without any, lines of --file or standard input"))
         .arg(
-            Arg::new("file").long("file").value_name("PATH").action(ArgAction::Append)
+            Arg::new("file")
+                .long("file")
+                .value_name("PATH")
+                .action(ArgAction::Append)
                 .value_parser(clap::value_parser!(PathBuf))
                 .help("Read inputs from a file, one a line; - is standard input"),
         )
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one line of JSON for each input"))
         .arg(
-            Arg::new("threads").long("threads").value_name("N").value_parser(clap::value_parser!(usize))
-                .default_value("0").help("Threads to run on; 0 means all cores"),
+            Arg::new("threads")
+                .long("threads")
+                .value_name("N")
+                .value_parser(clap::value_parser!(usize))
+                .default_value("0")
+                .help("Threads to run on; 0 means all cores"),
         );
     let mut seen: Vec<&str> = Vec::new();
     for task in Task::all().filter(|t| task.is_none_or(|only| only == *t)) {
@@ -69,7 +76,8 @@ pub fn with_arguments(command: Command, task: Option<Task>) -> Command {
             if !seen.contains(key) {
                 seen.push(key);
                 let help = "One input given by its parts instead of a JSON object";
-                command = command.arg(Arg::new(*key).long(key.replace('_', "-")).help(help).help_heading(heading.clone()));
+                command =
+                    command.arg(Arg::new(*key).long(key.replace('_', "-")).help(help).help_heading(heading.clone()));
             }
         }
         for spec in task.args().iter() {
@@ -80,7 +88,9 @@ pub fn with_arguments(command: Command, task: Option<Task>) -> Command {
             let help = format!("{} [default: {}]", spec.help, spec.default);
             let arg = Arg::new(spec.name).long(spec.name.replace('_', "-")).help(help).help_heading(heading.clone());
             command = command.arg(match spec.kind {
-                ArgKind::Bool | ArgKind::Switch(_) => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+                ArgKind::Bool | ArgKind::Switch(_) => {
+                    arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+                }
                 ArgKind::List => arg.action(ArgAction::Append),
                 ArgKind::Int | ArgKind::Text | ArgKind::Choice(_) | ArgKind::Object => arg.action(ArgAction::Set),
             });
@@ -136,7 +146,9 @@ pub fn run(artifact: &Path, task: Option<Task>, matches: &ArgMatches) -> Result<
         answer_all(&pipeline, &batch, &args, json, &mut out)?;
     }
     if answered == 0 {
-        return Err(RunCommandError::Input("no input: give texts as arguments, with --file, or on standard input".into()));
+        return Err(RunCommandError::Input(
+            "no input: give texts as arguments, with --file, or on standard input".into(),
+        ));
     }
     Ok(())
 }
@@ -167,7 +179,9 @@ pub fn executable_main() -> ExitCode {
         Err(e) => return fail(&RunCommandError::Input(format!("the executable's own path: {e}"))),
     };
     let task = match crate::artifact::Artifact::open(&path) {
-        Ok(artifact) => serde_json::from_value::<crate::pipelines::ModelInfo>(artifact.manifest().model.clone()).map(|i| i.task).ok(),
+        Ok(artifact) => serde_json::from_value::<crate::pipelines::ModelInfo>(artifact.manifest().model.clone())
+            .map(|i| i.task)
+            .ok(),
         Err(e) => return fail(&RunCommandError::Open(e.into())),
     };
     let name = path.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());

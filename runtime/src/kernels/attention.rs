@@ -363,7 +363,9 @@ unsafe fn finish_scores<S: Simd>(
             let (first, n) = ((args.positions as usize + key + i).wrapping_sub(query + 1), LANES.min(count - i));
             if first < columns && n <= columns - first {
                 // SAFETY: these columns are in the table.
-                let y = unsafe { if n == LANES { s.load(bias.add(first)) } else { s.load_partial(bias.add(first), n, 0.0) } };
+                let y = unsafe {
+                    if n == LANES { s.load(bias.add(first)) } else { s.load_partial(bias.add(first), n, 0.0) }
+                };
                 x = s.add(x, y);
             } else {
                 let column = |i: usize| (first.wrapping_add(i) as isize).clamp(0, columns as isize - 1) as usize;

@@ -1,6 +1,6 @@
 //! What compiled code and the runtime know of each other: the layouts of the structures that machine code reads and the
 //! signatures it is called by. Everything here is part of the artifact format: a change raises
-//! [`crate::artifact::FORMAT_VERSION`].
+//! [`crate::artifact::format::FORMAT_VERSION`].
 
 use crate::kernels::{AttentionArgs, DotArgs, GemmArgs};
 use crate::threads::Barrier;

@@ -17,10 +17,11 @@ use crate::error::{Error, Result};
 /// The full `run` command: model options and the arguments of every task.
 pub fn command() -> clap::Command {
     let base = clap::Command::new("run")
-        .about("Run a model, an artifact or an executable on inputs")
         .bin_name("lith run")
         .arg(clap::Arg::new("model").required(true).help("Directory, hub id, bundled model, artifact or executable"));
+    // The description comes last: the model options bring one of their own.
     ModelArgs::augment_args(command::with_arguments(base, None))
+        .about("Run a model, an artifact or an executable on inputs")
 }
 
 pub fn run(args: &Run) -> ExitCode {

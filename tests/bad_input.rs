@@ -3,7 +3,8 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -436,4 +437,39 @@ fn cache_folder_unwritable() {
     let case = Case::new("bert-sequence-classification");
     fs::write(case.root.path().join("cache"), "a file where the folder should be").unwrap();
     case.refused(&["run", "model", "text"], &["cache", "LITH_CACHE"]);
+}
+
+/// A hub on the loopback interface that gives every request this answer and closes; its address.
+fn hub(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(64).flatten() {
+            let lines = BufReader::new(&stream).lines();
+            let _ = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).count();
+            let _ = (&stream).write_all(answer.as_bytes());
+        }
+    });
+    address
+}
+
+/// CKP-12: what a hub refuses or breaks is told apart, ends with exit code 2 and leaves no file. The downloads
+/// themselves, dropped and damaged ones among them, are tested in `models/tests/hub.rs`.
+#[test]
+fn hub_answers() {
+    let case = Case::new("bert-sequence-classification");
+    let answers = [
+        ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", "token"),
+        ("HTTP/1.1 403 Forbidden\r\nx-error-code: GatedRepo\r\ncontent-length: 0\r\n\r\n", "gated"),
+        ("HTTP/1.1 404 Not Found\r\nx-error-code: RepoNotFound\r\ncontent-length: 0\r\n\r\n", "org/name"),
+        ("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n", "500"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\n{\"sha\": \"0123", "org/name"),
+    ];
+    for (answer, message) in answers {
+        let mut command = case.command(&["compile", "org/name", "-o", "out"]);
+        command.env("HF_ENDPOINT", hub(answer)).env_remove("HF_HUB_OFFLINE").env("NO_PROXY", "127.0.0.1");
+        let output = command.output().unwrap();
+        expect_refusal(&output, &[message]);
+        assert!(!case.root.path().join("out").exists());
+    }
 }

@@ -93,8 +93,8 @@ fn default_output(model: &str, emit: Emit) -> PathBuf {
     let name = Path::new(model).file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
     let name = name.split('@').next().unwrap_or_default().to_string();
     match emit {
-        // A directory of the model's own name is usually right here: the executable must not be in its way.
-        Emit::Exe if Path::new(&name).exists() => format!("{name}.exe").into(),
+        // The model's own directory is often right here: the executable must not be in its way.
+        Emit::Exe if Path::new(&name).is_dir() => format!("{name}-exe").into(),
         Emit::Exe => name.into(),
         Emit::Artifact => format!("{name}.lith").into(),
         Emit::Ir | Emit::Kernels | Emit::Clif | Emit::Asm => "-".into(),

@@ -93,9 +93,9 @@ impl Compilation {
         let runner = executable::find_runner()?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let temporary = tempfile::Builder::new().prefix(".lith").tempdir_in(folder);
-        let temporary = temporary.map_err(|e| Error::failure(format!("{}: {e}", path.display())))?;
+        let temporary = temporary.map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
         let artifact = temporary.path().join("artifact.lith");
-        self.write_artifact(&artifact)?;
+        self.write_artifact(&artifact).map_err(|e| e.on_the_way_to(path))?;
         executable::write_executable(&runner, &artifact, path)
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub enum Blame {
     /// Something failed that input cannot help: exit code 1.
     Failure = 1,
-    /// Wrong usage or bad input: exit code 2.
+    /// Wrong usage, bad input, or a place to write to that cannot be written: exit code 2.
     Input = 2,
 }
 
@@ -41,6 +41,11 @@ impl Error {
         Error { blame, source: Box::new(FileError { path: path.into(), source }) }
     }
 
+    /// The same error of a step on the way to this file.
+    pub fn on_the_way_to(self, path: &Path) -> Error {
+        Error { blame: self.blame, source: format!("{}: {}", path.display(), self.source).into() }
+    }
+
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         self.blame
@@ -48,8 +53,12 @@ impl Error {
 }
 
 impl From<lith_codegen::CodegenError> for Error {
+    /// An artifact that cannot be written where the user wants it is the user's to mend; all else is a bug.
     fn from(error: lith_codegen::CodegenError) -> Error {
-        Error::failure(error)
+        match error {
+            lith_codegen::CodegenError::Io { .. } => Error::input(error),
+            _ => Error::failure(error),
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub fn find_runner() -> Result<PathBuf> {
 /// When one of the files cannot be read or the executable cannot be written; nothing is then left of it.
 pub fn write_executable(runner: &Path, artifact: &Path, output: &Path) -> Result<()> {
     let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |e: io::Error| Error::failure(format!("{}: {e}", output.display()));
+    let failed = |e: io::Error| Error::input(format!("{}: {e}", output.display()));
     let mut file = tempfile::Builder::new().prefix(".lith").tempfile_in(folder).map_err(failed)?;
     let mut append = |path: &Path| -> Result<u64> {
         let mut source = File::open(path).map_err(|e| Error::io(path, e))?;

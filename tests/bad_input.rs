@@ -411,25 +411,25 @@ fn artifact_of_another_version_or_cpu() {
     expect_refusal(&case.run(&["run", "bad.lith", "text"]), &["bad.lith", "version 99"]);
 }
 
-/// A full disk leaves nothing behind and is no fault of the input.
+/// A full disk leaves nothing behind, neither of an artifact nor of an executable.
 #[test]
 #[cfg(target_os = "linux")]
 fn disk_full() {
     let case = Case::new("bert-sequence-classification");
     // A limit on the size of files has the effect of a full disk on the writer.
     let lith = env!("CARGO_BIN_EXE_lith");
-    let script = format!("trap '' XFSZ; ulimit -f 64; exec {lith} compile model --emit artifact -o out.lith");
     let before = case.files();
-    let output = Command::new("bash")
-        .args(["-c", &script])
-        .current_dir(case.root.path())
-        .env("LITH_CACHE", case.root.path().join("cache"))
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("out.lith") && !stderr.contains("panicked"), "{stderr}");
-    assert_eq!(before, case.files());
+    for (args, name) in [("--emit artifact -o out.lith", "out.lith"), ("-o answer", "answer")] {
+        let script = format!("trap '' XFSZ; ulimit -f 64; exec {lith} compile model {args}");
+        let output = Command::new("bash")
+            .args(["-c", &script])
+            .current_dir(case.root.path())
+            .env("LITH_CACHE", case.root.path().join("cache"))
+            .output()
+            .unwrap();
+        expect_refusal(&output, &[name, "too large"]);
+        assert_eq!(before, case.files(), "{args}");
+    }
 }
 
 #[test]
@@ -459,8 +459,8 @@ fn hub(answer: &'static str) -> String {
 fn hub_answers() {
     let case = Case::new("bert-sequence-classification");
     let answers = [
-        ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", "token"),
-        ("HTTP/1.1 403 Forbidden\r\nx-error-code: GatedRepo\r\ncontent-length: 0\r\n\r\n", "gated"),
+        ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", "HF_TOKEN"),
+        ("HTTP/1.1 403 Forbidden\r\nx-error-code: GatedRepo\r\ncontent-length: 0\r\n\r\n", "restricted"),
         ("HTTP/1.1 404 Not Found\r\nx-error-code: RepoNotFound\r\ncontent-length: 0\r\n\r\n", "org/name"),
         ("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n", "500"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\n{\"sha\": \"0123", "org/name"),

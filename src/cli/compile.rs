@@ -30,7 +30,7 @@ pub fn compile(args: &Compile) -> Result<()> {
     match text_form(&compilation, args.emit)? {
         Some(text) if output.as_os_str() == "-" => print(&text)?,
         Some(text) => {
-            write_atomic(&output, text.as_bytes()).map_err(|e| Error::failure(format!("{}: {e}", output.display())))?
+            write_atomic(&output, text.as_bytes()).map_err(|e| Error::input(format!("{}: {e}", output.display())))?
         }
         None if output.as_os_str() == "-" => {
             return Err(Error::input("-o -: executables and artifacts are not printed; name a file"));

@@ -56,7 +56,9 @@ impl Cache {
         let mut memo: Memo =
             fs::read(&memo_path).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
         let mut hash = Sha256::new();
-        for setting in [env!("CARGO_PKG_VERSION")].iter().chain(settings) {
+        // The version, and which build of it: two builds of one version may generate different code.
+        let build = std::env::current_exe().and_then(|exe| stamp(&exe)).unwrap_or_default();
+        for setting in [env!("CARGO_PKG_VERSION"), &build].iter().chain(settings) {
             hash.update((setting.len() as u64).to_le_bytes());
             hash.update(setting.as_bytes());
         }

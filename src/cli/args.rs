@@ -179,7 +179,7 @@ pub struct Verify {
     /// Seed of the random inputs
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Largest difference allowed, relative to the largest magnitude of each result [default: 1e-4, 16-bit weights 1e-4 of the rounded weights]
+    /// Largest difference allowed, relative to the largest magnitude of each result
     #[arg(long, default_value_t = 1e-4)]
     pub tolerance: f64,
     /// Print JSON

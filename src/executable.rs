@@ -40,15 +40,13 @@ pub fn write_executable(runner: &Path, artifact: &Path, output: &Path) -> Result
     let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |e: io::Error| Error::input(format!("{}: {e}", output.display()));
     let mut file = tempfile::Builder::new().prefix(".lith").tempfile_in(folder).map_err(failed)?;
-    let mut append = |path: &Path| -> Result<u64> {
+    let append = |file: &mut File, path: &Path| -> Result<u64> {
         let mut source = File::open(path).map_err(|e| Error::io(path, e))?;
-        io::copy(&mut source, file.as_file_mut()).map_err(failed)
+        io::copy(&mut source, file).map_err(failed)
     };
-    let runner_size = append(runner)?;
-    let offset = runner_size.next_multiple_of(PAGE);
+    let offset = append(file.as_file_mut(), runner)?.next_multiple_of(PAGE);
     file.as_file_mut().seek(SeekFrom::Start(offset)).map_err(failed)?;
-    let mut source = File::open(artifact).map_err(|e| Error::io(artifact, e))?;
-    let size = io::copy(&mut source, file.as_file_mut()).map_err(failed)?;
+    let size = append(file.as_file_mut(), artifact)?;
     file.write_all(&Footer { offset, size }.encode()).map_err(failed)?;
     make_executable(file.as_file()).map_err(failed)?;
     file.persist(output).map_err(|e| failed(e.error))?;
@@ -66,11 +64,15 @@ fn make_executable(_: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a file is an artifact or carries one, by its first and last bytes.
+/// Whether this is a file that is an artifact or carries one, by its first and last bytes.
 ///
 /// # Errors
-/// When it cannot be read.
-pub fn holds_artifact(path: &Path) -> io::Result<bool> {
+/// When it is a file and cannot be read.
+pub fn holds_artifact(path: &Path) -> Result<bool> {
+    Ok(path.is_file() && is_marked(path).map_err(|e| Error::io(path, e))?)
+}
+
+fn is_marked(path: &Path) -> io::Result<bool> {
     use lith_runtime::artifact::format::{ELF_OS_ABI, FOOTER_BYTES};
     let mut file = File::open(path)?;
     let mut ident = [0; 8];

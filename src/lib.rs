@@ -42,7 +42,7 @@ use model::ModelOptions;
 pub fn pipeline(task: &str, model: &str) -> Result<Pipeline> {
     let task: Task = task.parse().map_err(Error::input)?;
     let path = std::path::Path::new(model);
-    let artifact = if path.is_file() && executable::holds_artifact(path).map_err(|e| Error::io(path, e))? {
+    let artifact = if executable::holds_artifact(path)? {
         path.to_path_buf()
     } else {
         let from = ModelOptions { task: Some(task.name().into()), ..ModelOptions::default() };

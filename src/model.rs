@@ -170,7 +170,7 @@ impl Opened {
         let layout = if self.options.padded { Layout::Padded } else { Layout::Packed };
         let body = self.checkpoint("")?;
         let family = Family::find(self.config.model_type());
-        let traced = match (&self.stack, head_of(self.task)) {
+        let traced = match (&self.stack, head_of(self.task)?) {
             (Some(stack), _) => families::sentence::trace(&self.config, stack, layout),
             (None, Head::Base) => {
                 let pooler = family.is_some_and(|f| f.has_pooler(|name| body.tensor(name).is_some()));
@@ -296,14 +296,8 @@ fn sub_source(model: &str, folder: &str, options: &ModelOptions, env: &HubEnv) -
 }
 
 /// The head that a task runs on.
-fn head_of(task: Task) -> Head {
-    match task {
-        Task::TextClassification | Task::ZeroShotClassification => Head::SequenceClassification,
-        Task::TokenClassification => Head::TokenClassification,
-        Task::FillMask => Head::MaskedLm,
-        Task::QuestionAnswering => Head::QuestionAnswering,
-        Task::FeatureExtraction | Task::SentenceEmbedding => Head::Base,
-    }
+fn head_of(task: Task) -> Result<Head> {
+    Head::for_task(task.name()).ok_or_else(|| Error::failure(format!("no head for task {task}")))
 }
 
 /// The task asked for, else that of a sentence stack, else that of the architecture's head.

@@ -29,6 +29,17 @@ pub enum OpenError {
     Pipeline(#[from] PipelineError),
 }
 
+/// What an artifact says of its model.
+///
+/// # Errors
+/// When it does not say it in the pipelines' form.
+pub fn model_info(artifact: &Artifact) -> Result<ModelInfo, ArtifactError> {
+    serde_json::from_value(artifact.manifest().model.clone()).map_err(|e| ArtifactError::Format {
+        path: artifact.path().into(),
+        source: FormatError::Malformed { what: "the model's description", problem: e.to_string() },
+    })
+}
+
 /// A program with what pipelines know of it.
 pub struct CompiledModel {
     program: Program,
@@ -41,10 +52,7 @@ impl CompiledModel {
     /// # Errors
     /// When the manifest does not say what the model is.
     pub fn new(program: Program) -> Result<CompiledModel, ArtifactError> {
-        let info = serde_json::from_value(program.manifest().model.clone()).map_err(|e| ArtifactError::Format {
-            path: program.artifact().path().into(),
-            source: FormatError::Malformed { what: "the model's description", problem: e.to_string() },
-        })?;
+        let info = model_info(program.artifact())?;
         Ok(CompiledModel { program, info })
     }
 
@@ -98,9 +106,16 @@ impl Assets for Artifact {
 /// # Errors
 /// When the artifact is broken, carries no tokenizer, or was compiled for another task.
 pub fn open_pipeline(path: &Path, threads: usize, task: Option<Task>) -> Result<Pipeline, OpenError> {
-    let program = Program::open(path, threads)?;
-    let tokenizer = AutoTokenizer::from_assets(program.artifact())?;
-    let model = CompiledModel::new(program)?;
+    pipeline(Artifact::open(path)?, threads, task)
+}
+
+/// [`open_pipeline`] of an artifact that is open already.
+///
+/// # Errors
+/// As [`open_pipeline`].
+pub fn pipeline(artifact: Artifact, threads: usize, task: Option<Task>) -> Result<Pipeline, OpenError> {
+    let tokenizer = AutoTokenizer::from_assets(&artifact)?;
+    let model = CompiledModel::new(Program::new(artifact, threads)?)?;
     let task = task.unwrap_or(model.info().task);
     Ok(Pipeline::new(task, Box::new(model), tokenizer, Args::new(task))?)
 }

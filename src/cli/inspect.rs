@@ -14,6 +14,7 @@ use super::print;
 use crate::bench::{Random, RandomTokens, Shape};
 use crate::compile::{CompileOptions, prepare};
 use crate::error::{Error, Result};
+use crate::executable::holds_artifact;
 use crate::inspect::{Summary, dot, symbol_value};
 use crate::model::{Model, Opened};
 use crate::verify::program_of;
@@ -52,13 +53,8 @@ pub fn inspect(args: &Inspect) -> Result<()> {
     }
 }
 
-fn is_artifact(model: &str) -> Result<bool> {
-    let path = Path::new(model);
-    Ok(path.is_file() && crate::executable::holds_artifact(path).map_err(|e| Error::io(path, e))?)
-}
-
 fn subject(args: &Inspect, shape: Shape) -> Result<Subject> {
-    if is_artifact(&args.model)? {
+    if holds_artifact(Path::new(&args.model))? {
         let model = CompiledModel::new(Program::open(Path::new(&args.model), 1).map_err(Error::input)?)
             .map_err(Error::input)?;
         let program = model.program();
@@ -84,7 +80,7 @@ fn subject(args: &Inspect, shape: Shape) -> Result<Subject> {
 }
 
 pub fn tokenize(args: &Tokenize) -> Result<()> {
-    let tokenizer = if is_artifact(&args.model)? {
+    let tokenizer = if holds_artifact(Path::new(&args.model))? {
         let artifact = Artifact::open(Path::new(&args.model)).map_err(Error::input)?;
         AutoTokenizer::from_assets(&artifact).map_err(Error::input)?
     } else {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches};
+use lith_runtime::artifact::Artifact;
 use lith_runtime::command::{self, RunCommandError};
 use lith_runtime::pipelines::Task;
 
@@ -43,20 +44,14 @@ pub fn run(args: &Run) -> ExitCode {
         Ok(found) => found,
         Err(e) => return finish(Err(e)),
     };
-    match command::run(&path, task, &matches) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(RunCommandError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::from(e.exit_code())
-        }
-    }
+    let artifact = Artifact::open(&path).map_err(|e| RunCommandError::Open(e.into()));
+    command::finish(artifact.and_then(|artifact| command::run(artifact, task, &matches)))
 }
 
 /// The artifact of a model, compiled into the cache when it is not there; an artifact or executable is its own.
 pub fn artifact_of(model: &str, from: &ModelArgs) -> Result<PathBuf> {
     let path = Path::new(model);
-    if path.is_file() && crate::executable::holds_artifact(path).map_err(|e| Error::io(path, e))? {
+    if crate::executable::holds_artifact(path)? {
         return Ok(path.into());
     }
     let progress = Progress::new(false);

@@ -5,13 +5,14 @@ mod answer;
 mod inputs;
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::model::{OpenError, open_pipeline};
+use crate::artifact::Artifact;
+use crate::model::{OpenError, model_info, pipeline};
 use crate::pipelines::{ArgKind, Args, Input, Pipeline, PipelineError, Task};
 use inputs::Inputs;
 
@@ -123,16 +124,16 @@ fn task_args(task: Task, matches: &ArgMatches) -> Result<Args, PipelineError> {
 /// # Errors
 /// When the artifact, an argument or an input cannot be used, or the answers cannot be written. What was answered
 /// before stays printed.
-pub fn run(artifact: &Path, task: Option<Task>, matches: &ArgMatches) -> Result<(), RunCommandError> {
+pub fn run(artifact: Artifact, task: Option<Task>, matches: &ArgMatches) -> Result<(), RunCommandError> {
     crate::kernels::select(crate::env::isa().as_deref())
         .map_err(|e| RunCommandError::Input(format!("{}: {e}", crate::env::ISA)))?;
     let threads = matches.get_one::<usize>("threads").copied().unwrap_or(0);
-    let pipeline = open_pipeline(artifact, threads, task)?;
+    let pipeline = pipeline(artifact, threads, task)?;
     let args = task_args(pipeline.task(), matches)?;
     let mut inputs = Inputs::from_matches(pipeline.task(), matches)?;
     let json = matches.get_flag("json");
     // Similarities relate all inputs of a call to each other.
-    let whole = matches!(matches.try_contains_id("similarity"), Ok(true));
+    let whole = given(matches, "similarity");
     let chunk = if whole || inputs.are_given() { usize::MAX } else { CHUNK };
     let out = std::io::stdout();
     let mut out = std::io::BufWriter::new(out.lock());
@@ -174,31 +175,30 @@ fn answer_all(
 
 /// The main function of a compiled executable: the artifact is behind the program in its own file.
 pub fn executable_main() -> ExitCode {
-    let path = match std::env::current_exe() {
-        Ok(path) => path,
-        Err(e) => return fail(&RunCommandError::Input(format!("the executable's own path: {e}"))),
-    };
-    let task = match crate::artifact::Artifact::open(&path) {
-        Ok(artifact) => serde_json::from_value::<crate::pipelines::ModelInfo>(artifact.manifest().model.clone())
-            .map(|i| i.task)
-            .ok(),
-        Err(e) => return fail(&RunCommandError::Open(e.into())),
-    };
-    let name = path.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
-    let about = task.map_or(String::new(), |t| format!("A compiled model for {t}"));
-    let command = Command::new(name).about(about).version(env!("CARGO_PKG_VERSION"));
-    let matches = with_arguments(command, task).get_matches();
-    match run(&path, task, &matches) {
-        Ok(()) => ExitCode::SUCCESS,
-        // A reader that has seen enough is no failure.
-        Err(RunCommandError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(e) => fail(&e),
-    }
+    finish(run_executable())
 }
 
-fn fail(error: &RunCommandError) -> ExitCode {
-    eprintln!("error: {error}");
-    ExitCode::from(error.exit_code())
+fn run_executable() -> Result<(), RunCommandError> {
+    let path = std::env::current_exe();
+    let path = path.map_err(|e| RunCommandError::Input(format!("the executable's own path: {e}")))?;
+    let artifact = Artifact::open(&path).map_err(OpenError::from)?;
+    let task = model_info(&artifact).map_err(OpenError::from)?.task;
+    let name = path.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
+    let command = Command::new(name).about(format!("A compiled model for {task}")).version(env!("CARGO_PKG_VERSION"));
+    let matches = with_arguments(command, Some(task)).get_matches();
+    run(artifact, Some(task), &matches)
+}
+
+/// Tells what went wrong, if anything, and the exit code. A reader that has seen enough is no failure.
+pub fn finish(done: Result<(), RunCommandError>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(RunCommandError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
 }
 
 /// Whether standard input is a person at a terminal.

@@ -3,6 +3,8 @@
 //!
 //! 16-bit floats: a composite computes in `f32` and rounds its result once, so operands are widened first.
 
+mod decoder;
+
 use crate::build::{Builder, Built};
 use crate::dim::Dim;
 use crate::dtype::DType;
@@ -44,6 +46,21 @@ pub fn decompose(graph: &mut Graph, node: NodeId) -> Result<Option<Value>, Graph
             let a = Heads { heads, kv_heads, scale, rel_bias: optional(4) };
             in_f32(&mut b, operand(0)?, |b, q| packed_attention(b, &a, [q, k, v], offsets, causal))?
         }
+        Op::RmsNorm { eps, offset } => {
+            in_f32(&mut b, operand(0)?, |b, x| decoder::rms_norm(b, x, optional(1), eps, offset))?
+        }
+        Op::Rope { heads, interleaved } => {
+            let angles = [operand(1)?, operand(2)?];
+            in_f32(&mut b, operand(0)?, |b, x| decoder::rope(b, x, angles, heads, interleaved))?
+        }
+        Op::DynamicQuantize { group } => in_f32(&mut b, operand(0)?, |b, x| decoder::dynamic_quantize(b, x, group))?,
+        Op::CacheAppend { .. } => decoder::cache_append(&mut b, operand(0)?, operand(1)?, operand(2)?)?,
+        Op::PagedAttention { heads, kv_heads, scale, window, softcap } => {
+            let paged = decoder::Paged { heads, kv_heads, scale, window, softcap };
+            let (caches, rest) = ([operand(1)?, operand(2)?], [operand(3)?, operand(4)?, operand(5)?]);
+            let extra = [optional(6), optional(7), optional(8)];
+            in_f32(&mut b, operand(0)?, |b, q| paged.attend(b, q, caches, rest, extra))?
+        }
         Op::SegmentIds { tokens } => segment_ids(&mut b, operand(0)?, &tokens)?,
         Op::SegmentPool { f } => {
             let offsets = operand(1)?;
@@ -68,6 +85,7 @@ pub fn decompose(graph: &mut Graph, node: NodeId) -> Result<Option<Value>, Graph
         | Op::Gather { .. }
         | Op::Dot { .. }
         | Op::Reduce { .. }
+        | Op::Scatter {}
         | Op::CumSum { .. }
         | Op::Call { .. }
         | Op::StateRead { .. }

@@ -2,7 +2,7 @@
 
 use crate::dim::Dim;
 use crate::dtype::DType;
-use crate::op::{Arity, Binary, Op, Pool, Unary};
+use crate::op::{Arity, Binary, CachePart, Op, Pool, Unary};
 use crate::types::Type;
 
 /// Why operands do not fit an op.
@@ -239,6 +239,17 @@ impl Rule<'_> {
                 });
                 Type { dtype: t.dtype, shape: shape.collect() }
             }
+            Op::Scatter {} => {
+                let (t, indices, updates) = (self.operand(0)?, self.operand(1)?, self.operand(2)?);
+                ensure(indices.dtype.is_int() && indices.rank() == 1, || {
+                    format!("`indices` is {indices}, expected integers of one axis")
+                })?;
+                self.last(t)?;
+                let mut expected = t.clone();
+                expected.shape[0] = indices.shape[0].clone();
+                ensure(*updates == expected, || format!("`updates` is {updates}, expected {expected}"))?;
+                t.clone()
+            }
             Op::CumSum { axis } => {
                 let t = self.operand(0)?;
                 self.axis(t, *axis)?;
@@ -246,6 +257,44 @@ impl Rule<'_> {
                 t.clone()
             }
             Op::Activation { .. } => self.float(0)?,
+            Op::DynamicQuantize { group } => {
+                ensure(*group > 0, || "groups of 0".into())?;
+                let t = self.float(0)?;
+                self.last(&t)?;
+                t
+            }
+            Op::RmsNorm { .. } => {
+                let t = self.float(0)?;
+                let row = Type { dtype: t.dtype, shape: vec![self.last(&t)?] };
+                self.expect(1, "weight", &row)?;
+                t
+            }
+            Op::Rope { heads, .. } => {
+                let t = self.float(0)?;
+                let width = self.last(&t)?.as_const().filter(|w| *heads > 0 && w % *heads as i64 == 0);
+                let head = width.map(|w| w / *heads as i64);
+                let cos = self.operand(1)?;
+                let half = cos.shape.last().and_then(Dim::as_const);
+                let fits = head.zip(half).is_some_and(|(d, half)| 2 * half <= d);
+                let lead = cos.rank() == t.rank() && cos.shape[..cos.rank() - 1] == t.shape[..t.rank() - 1];
+                ensure(fits && lead && cos.dtype == t.dtype, || format!("{t} of {heads} heads by angles {cos}"))?;
+                let cos = cos.clone();
+                self.expect(2, "sin", &cos)?;
+                t
+            }
+            Op::CacheAppend { part } => {
+                let (cache, x) = (self.operand(0)?, self.operand(1)?);
+                let rank = if *part == CachePart::Scales { 3 } else { 4 };
+                ensure(cache.rank() == rank, || {
+                    format!("a cache of {} is {cache}, expected {rank} axes", part.name())
+                })?;
+                let width = cache.shape[2..].iter().cloned().fold(Dim::constant(1), |a, d| a * d);
+                let fits = x.rank() == 2 && x.shape[1] == width && (x.dtype == cache.dtype || x.dtype.is_float());
+                ensure(fits, || format!("{x} into {cache}"))?;
+                self.expect(2, "slots", &Type { dtype: DType::I32, shape: vec![x.shape[0].clone()] })?;
+                cache.clone()
+            }
+            Op::PagedAttention { heads, kv_heads, .. } => self.paged_attention(*heads, *kv_heads)?,
             Op::Softmax {} | Op::L2Norm { .. } => {
                 let t = self.float(0)?;
                 self.last(&t)?;
@@ -321,6 +370,33 @@ impl Rule<'_> {
             |t: &Type, n: usize| t.shape[rank - 1].as_const().filter(|w| w % n as i64 == 0).map(|w| w / n as i64);
         let (dq, dk) = (width(&q, heads), width(k, kv_heads));
         ensure(dq.is_some() && dq == dk, || format!("query {q} of {heads} heads and key {k} of {kv_heads} heads"))?;
+        Ok(q)
+    }
+
+    fn paged_attention(&self, heads: usize, kv_heads: usize) -> Result<Type, String> {
+        let (q, k, v) = (self.float(0)?, self.operand(1)?, self.operand(2)?);
+        ensure(kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads), || {
+            format!("{heads} heads over {kv_heads} key heads")
+        })?;
+        let fits = q.rank() == 2
+            && k.rank() == 4
+            && k == v
+            && k.shape[2] == Dim::from(kv_heads)
+            && q.shape[1] == k.shape[3].clone() * Dim::from(heads)
+            && (k.dtype.is_float() || k.dtype == DType::I8);
+        ensure(fits, || format!("query {q} of {heads} heads, key {k} and value {v} of {kv_heads} heads"))?;
+        let sequences = self.offsets(3)?;
+        self.expect(4, "past", &Type { dtype: DType::I32, shape: vec![sequences.clone()] })?;
+        let table = self.operand(5)?;
+        ensure(table.dtype == DType::I32 && table.rank() == 2 && table.shape[0] == sequences, || {
+            format!("`table` is {table}, expected i32[{sequences}, n]")
+        })?;
+        ensure((k.dtype == DType::I8) == self.get(6).is_some(), || format!("scales of a cache of {}", k.dtype))?;
+        let scale = Type { dtype: DType::F32, shape: k.shape[..3].to_vec() };
+        self.expect(6, "k_scale", &scale)?;
+        self.expect(7, "v_scale", &scale)?;
+        ensure(self.get(6).is_some() == self.get(7).is_some(), || "one of two scales".into())?;
+        self.expect(8, "slopes", &Type { dtype: q.dtype, shape: vec![Dim::from(heads)] })?;
         Ok(q)
     }
 

@@ -205,6 +205,18 @@ words! {
     }
 }
 
+words! {
+    /// What a paged cache holds. Its elements are the same whatever that is; how a page lies in memory is not.
+    CachePart {
+        /// The keys of attention.
+        Keys = "keys",
+        /// The values of attention.
+        Values = "values",
+        /// A number for each token and head.
+        Scales = "scales",
+    }
+}
+
 /// How an operand of a row occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arity {
@@ -326,6 +338,9 @@ ops! {
     Primitive Dot = "dot" (lhs, rhs) { transpose_rhs: bool }
     /// Reduction over `axes` (ascending), which stay as size 1 when `keep`, else vanish.
     Primitive Reduce = "reduce" (x) { f: Reduction, axes: Vec<usize>, keep: bool }
+    /// `x [rows, ..]` with row `indices[i]` replaced by `updates[i]`: `indices` of one axis, `updates [indices, ..]`. Of
+    /// equal indices the last counts; an index outside the rows changes nothing.
+    Primitive Scatter = "scatter" (x, indices, updates) {}
     /// Inclusive running sum along `axis`; integers wrap, 16-bit floats accumulate in `f32`.
     Primitive CumSum = "cumsum" (x) { axis: usize }
 
@@ -335,6 +350,15 @@ ops! {
     Composite Softmax = "softmax" (x) {}
     /// `(x - mean) / sqrt(var + eps) * weight + bias` along the last axis, biased variance (Ba et al. 2016).
     Composite LayerNorm = "layer_norm" (x, weight[?], bias[?]) { eps: f64 }
+    /// `x / sqrt(mean(x^2) + eps) * (weight + offset)` along the last axis (Zhang & Sennrich 2019).
+    Composite RmsNorm = "rms_norm" (x, weight[?]) { eps: f64, offset: f64 }
+    /// Rotary position embedding (Su et al. 2021): `x [.., heads * d]`, `cos, sin [.., r / 2]` for an even `r` of at most
+    /// `d`. The first `r` elements of each head are pairs, `(i, i + r / 2)` or, `interleaved`, `(2i, 2i + 1)`; pair `i`,
+    /// `(a, b)`, becomes `(a cos_i - b sin_i, b cos_i + a sin_i)`. Other elements stay.
+    Composite Rope = "rope" (x, cos, sin) { heads: usize, interleaved: bool }
+    /// Every element as 8-bit dynamic quantization represents it: in each `group` of the last axis (the last may be
+    /// shorter) with greatest magnitude `m` the element `round(x * (127 / m)) * (m / 127)`, ties to even; 0 where `m` is 0.
+    Composite DynamicQuantize = "dynamic_quantize" (x) { group: usize }
     /// `x / max(|x|, eps)` along the last axis, Euclidean norm.
     Composite L2Norm = "l2_norm" (x) { eps: f64 }
     /// `x[.., k] * weight[n, k]^T + bias[n]`: a layer as checkpoints store it.
@@ -349,6 +373,20 @@ ops! {
     /// The same over sequences one after the other: `q, k, v [tokens, ..]`, `offsets i32[sequences + 1]` from 0 to
     /// `tokens`, ascending. Tokens attend within their sequence.
     Composite PackedAttention = "packed_attention" (q, k, v, offsets, rel_bias[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool }
+    /// Writes tokens to a paged cache: `cache [pages, page, heads, d]` or, for one number each head, `[pages, page, heads]`;
+    /// `x [tokens, heads * d]` of any floating-point type or that of the cache; `slots i32[tokens]`, where slot
+    /// `n * page + i` is place `i` of page `n`. Slots are distinct; one outside the cache is not written. Result as `cache`,
+    /// which is updated in place.
+    Composite CacheAppend = "cache_append" (cache, x, slots) { part: CachePart }
+    /// Causal attention of new tokens to sequences in a paged cache: `q [tokens, heads * d]`, `k, v
+    /// [pages, page, kv_heads, d]`, `offsets i32[sequences + 1]` of the new tokens, `past i32[sequences]` tokens before
+    /// them, `table i32[sequences, n]` the pages of each sequence: its key `j` is place `j % page` of page
+    /// `table[s, j / page]`. New token `i` of sequence `s` stands at position `past[s] + i` and sees the keys at positions
+    /// not after its own and, if `window` is not 0, after its own less `window`. Each key head serves `heads / kv_heads`
+    /// neighbouring query heads. The score is `scale * (q . k)`, `softcap * tanh(score / softcap)` of it if `softcap` is not
+    /// 0, plus `slopes[head] * (position of key - position of query)`. An 8-bit cache has `k_scale, v_scale
+    /// [pages, page, kv_heads]` `f32`, which its elements are multiplied by. Result as `q`.
+    Composite PagedAttention = "paged_attention" (q, k, v, offsets, past, table, k_scale[?], v_scale[?], slopes[?]) { heads: usize, kv_heads: usize, scale: f64, window: usize, softcap: f64 }
     /// The sequence of each of `tokens` tokens, the number of offsets not above it less one: `i32[tokens]` from
     /// `offsets i32[sequences + 1]`.
     Composite SegmentIds = "segment_ids" (offsets) { tokens: Dim }

@@ -109,9 +109,16 @@ fn is_legal(graph: &Graph, node: NodeId, weight: &dyn Fn(&Graph, Value) -> bool)
         Op::Linear {} => f32() && graph.operand(node, 1).is_some_and(|w| weight(graph, w)),
         Op::PackedAttention { .. } | Op::SegmentPool { .. } => f32(),
         Op::SegmentIds { .. } => true,
-        Op::Activation { .. } | Op::Softmax {} | Op::LayerNorm { .. } | Op::L2Norm { .. } | Op::Attention { .. } => {
-            false
-        }
+        Op::Activation { .. }
+        | Op::Softmax {}
+        | Op::LayerNorm { .. }
+        | Op::RmsNorm { .. }
+        | Op::L2Norm { .. }
+        | Op::Rope { .. }
+        | Op::DynamicQuantize { .. }
+        | Op::Attention { .. }
+        | Op::CacheAppend { .. }
+        | Op::PagedAttention { .. } => false,
         Op::Arg { .. }
         | Op::Param { .. }
         | Op::Const { .. }
@@ -130,6 +137,7 @@ fn is_legal(graph: &Graph, node: NodeId, weight: &dyn Fn(&Graph, Value) -> bool)
         | Op::Pad { .. }
         | Op::Gather { .. }
         | Op::Dot { .. }
+        | Op::Scatter {}
         | Op::Reduce { .. }
         | Op::CumSum { .. }
         | Op::Call { .. }

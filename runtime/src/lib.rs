@@ -5,6 +5,7 @@ pub mod abi;
 pub mod artifact;
 pub mod command;
 pub mod env;
+pub mod generation;
 pub mod kernels;
 pub mod manifest;
 mod math;

@@ -80,6 +80,10 @@ pub(super) fn evaluate(
             let indices = operand(1)?.as_ints().ok_or_else(kinds)?;
             layout::gather(operand(0)?.data(), operand(0)?.shape(), *axis, indices)
         }
+        Op::Scatter {} => {
+            let indices = operand(1)?.as_ints().ok_or_else(kinds)?;
+            layout::scatter(operand(0)?.data(), operand(0)?.shape(), indices, operand(2)?.data()).ok_or_else(kinds)?
+        }
         Op::Dot { transpose_rhs } => {
             let (a, b) = (operand(0)?, operand(1)?);
             let rank = a.shape().len();
@@ -107,6 +111,11 @@ pub(super) fn evaluate(
         Op::Activation { .. }
         | Op::Softmax {}
         | Op::LayerNorm { .. }
+        | Op::RmsNorm { .. }
+        | Op::Rope { .. }
+        | Op::DynamicQuantize { .. }
+        | Op::CacheAppend { .. }
+        | Op::PagedAttention { .. }
         | Op::L2Norm { .. }
         | Op::Linear {}
         | Op::Attention { .. }

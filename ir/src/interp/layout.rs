@@ -147,3 +147,24 @@ pub(super) fn gather(x: &Data, shape: &[usize], axis: usize, indices: &[i64]) ->
         Data::Int(v) => Data::Int(Arc::new(pick(v, sizes, indices))),
     }
 }
+
+/// Rows of `x` at `indices` replaced by those of `updates`, in order; indices outside count for nothing. `None` for
+/// operands of different kinds.
+pub(super) fn scatter(x: &Data, shape: &[usize], indices: &[i64], updates: &Data) -> Option<Data> {
+    fn put<T: Copy>(x: &[T], rows: usize, indices: &[i64], updates: &[T]) -> Vec<T> {
+        let mut out = x.to_vec();
+        let width = x.len() / rows.max(1);
+        for (i, &row) in indices.iter().enumerate() {
+            if let Some(row) = usize::try_from(row).ok().filter(|&row| row < rows) {
+                out[row * width..][..width].copy_from_slice(&updates[i * width..][..width]);
+            }
+        }
+        out
+    }
+    let rows = shape.first().copied().unwrap_or(0);
+    match (x, updates) {
+        (Data::Float(x), Data::Float(u)) => Some(put(x, rows, indices, u).into()),
+        (Data::Int(x), Data::Int(u)) => Some(put(x, rows, indices, u).into()),
+        _ => None,
+    }
+}

@@ -56,9 +56,17 @@ pub(super) fn role(graph: &Graph, id: NodeId) -> Option<Role> {
         Op::PackedAttention { .. } => Role::Alone(KernelKind::Attention { core: id }),
         Op::Call { .. } => Role::Alone(KernelKind::Call { core: id }),
         Op::StateWrite { .. } => Role::Alone(KernelKind::Copy),
-        Op::Activation { .. } | Op::Softmax {} | Op::LayerNorm { .. } | Op::L2Norm { .. } | Op::Attention { .. } => {
-            return None;
-        }
+        Op::Activation { .. }
+        | Op::Softmax {}
+        | Op::LayerNorm { .. }
+        | Op::RmsNorm { .. }
+        | Op::L2Norm { .. }
+        | Op::Rope { .. }
+        | Op::DynamicQuantize { .. }
+        | Op::Attention { .. }
+        | Op::Scatter {}
+        | Op::CacheAppend { .. }
+        | Op::PagedAttention { .. } => return None,
     })
 }
 

@@ -1,17 +1,21 @@
 //! How a program is executed: which nodes form a kernel, in which order kernels run, where values live. Passes make a
 //! plan, code generation follows it. A plan says nothing of machine code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dim::Dim;
+use crate::dim::{Dim, Symbol};
 use crate::graph::{NodeId, Value};
+use crate::op::CachePart;
+
+/// Tokens of a page of a paged cache: the second axis of every state that is one.
+pub const PAGE_TOKENS: usize = 64;
 
 /// How a weight lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Layout {
     /// Row-major.
     Rows,
-    /// A matrix `[n, k]` as panels of 16 outputs: for each panel `k` times 16 values, padded with zeros.
+    /// A matrix `[n, k]` as panels of 16 outputs, in the element type it is stored in; it tells of itself what it is.
     Panels,
 }
 
@@ -28,9 +32,10 @@ pub enum Place {
     Param(String),
     /// A constant in the artifact.
     Const,
-    /// A state of the program.
+    /// A state of the program. That of a paged cache is not row-major: see [`CachePlan`].
     State(String),
-    /// The bytes of another value under another shape.
+    /// The bytes of another value, under another shape or changed in place: a reshape in no kernel, the result of a
+    /// `cache_append`, a result of a call that the called plan has [`GraphPlan::in_place`].
     Alias(Value),
 }
 
@@ -55,8 +60,9 @@ pub enum KernelKind {
     /// Operand 0 of `gather` is always in memory. A kernel with one output and no reduction may be told to store it
     /// where an operand of as many equally wide elements lies that is only read at the index of the output.
     Loop,
-    /// `linear` without bias, `f32`, by a weight in panels (a parameter or an argument): `core`, the first node that is not
-    /// inline. Then elementwise nodes of its shape as epilogue; the one output is `f32`, of that shape, and shares no
+    /// `linear` without bias, `f32`, by a weight in panels (a parameter or an argument): `core`. Its operand 0 is in
+    /// memory, or is a `dynamic_quantize` with groups of 32 among the nodes: then that node's operand is in memory, and
+    /// the product is computed from 8-bit activations. That node may be in several kernels. Then elementwise nodes of its shape as epilogue; the one output is `f32`, of that shape, and shares no
     /// byte with any operand. Epilogues read computed and outside values of that shape, or through `broadcast`; where it
     /// has more than two axes, broadcast values vary by the last axis, by all others together, or not at all. Nodes on
     /// scalars may be among the others.
@@ -69,9 +75,26 @@ pub enum KernelKind {
         /// The `dot` node.
         core: NodeId,
     },
-    /// `packed_attention` of `f32`, operands in memory.
+    /// `packed_attention` or `paged_attention` of `f32`, operands in memory. The keys, values and scales of the paged one are
+    /// states in pages (or arguments that are, see [`GraphPlan::cache_args`]), of type `f32`, `f16`, `bf16` or `i8`.
     Attention {
         /// The attention node.
+        core: NodeId,
+    },
+    /// `rope` of `f32`, operands in memory.
+    Rope {
+        /// The `rope` node.
+        core: NodeId,
+    },
+    /// `cache_append` to a state in pages, operands in memory: `x` of `f32` or of the cache's type. It writes in place, and
+    /// nothing else reads what was there before: the place of the output is an alias of operand 0.
+    CacheAppend {
+        /// The `cache_append` node.
+        core: NodeId,
+    },
+    /// `gather` of rows of an `f32` matrix in panels (a parameter or an argument), indices in memory; the output is rows.
+    Embedding {
+        /// The `gather` node.
         core: NodeId,
     },
     /// A call of a function; operands in memory, each in the layout of the argument. All results are outputs.
@@ -109,6 +132,37 @@ pub struct GraphPlan {
     pub call_arenas: BTreeMap<NodeId, Dim>,
     /// How each argument lies in memory.
     pub arg_layouts: Vec<Layout>,
+    /// The arguments that are paged caches, ascending; only functions have any. A call gives a state in pages for each.
+    pub cache_args: BTreeSet<usize>,
+    /// For each result the argument whose bytes it is, changed in place. Such a result has no place of its own, and the
+    /// caller gives no memory for it: there it is an alias of what was given for that argument.
+    pub in_place: Vec<Option<usize>>,
+}
+
+/// Where the paged states of a program lie. All are of the shape `[pages, PAGE_TOKENS, ..]`; page `n` of all of them
+/// together is `page_bytes` bytes at `n * page_bytes` of one pool, and each has its part of the page.
+///
+/// Within its part, keys of `h` heads of width `d` are for each head `[PAGE_TOKENS / 16][d][16]` elements, values for each
+/// head `[PAGE_TOKENS][d]`, scales for each head `[PAGE_TOKENS]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachePlan {
+    /// The symbol of the first axis, which occurs in no argument.
+    pub pages: Symbol,
+    /// Size of a page of all states together in bytes: a multiple of 64.
+    pub page_bytes: u64,
+    /// The parts of the paged states, by name of the state.
+    pub parts: BTreeMap<String, PagePart>,
+}
+
+/// The part of a page that belongs to one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PagePart {
+    /// Bytes from the start of the page: a multiple of 64.
+    pub offset: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// What it holds, and so the order of its elements.
+    pub part: CachePart,
 }
 
 /// The plan of a program.
@@ -118,4 +172,6 @@ pub struct Plan {
     pub graphs: BTreeMap<String, GraphPlan>,
     /// The layouts in which each parameter is needed, ascending; a parameter may be needed in two.
     pub layouts: BTreeMap<String, Vec<Layout>>,
+    /// The paged states; `None` when there are none.
+    pub cache: Option<CachePlan>,
 }

@@ -1,8 +1,8 @@
 //! Graph-to-graph transformations: from the traced program to one that code generation can follow step by step. Knows
 //! the IR only: no model by name, no machine.
 //!
-//! Stages run in the order of one table, and each can be the last: see [`Stage`]. Differentiation (after canonicalize),
-//! equality saturation (after outline) and quantization (before legalize) are later stages; each will be one more row.
+//! Stages run in the order of one table, and each can be the last: see [`Stage`]. Differentiation (after canonicalize)
+//! and equality saturation (after outline) are later stages; each will be one more row.
 #![forbid(unsafe_code)]
 
 pub mod canonicalize;
@@ -13,8 +13,11 @@ mod layout;
 mod legalize;
 mod memory;
 mod outline;
+pub mod quantize;
 mod reads;
 mod schedule;
+
+use std::collections::BTreeSet;
 
 use lith_ir::plan::Plan;
 use lith_ir::{GraphError, Program, VerifyError, verify};
@@ -84,8 +87,8 @@ macro_rules! stages {
                 match name { $($name => Some(Stage::$stage),)* _ => None }
             }
 
-            fn run(self, compiled: &mut Compiled) -> Result<(), PassError> {
-                match self { $(Stage::$stage => $pass(compiled)),* }
+            fn run(self, compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
+                match self { $(Stage::$stage => $pass(compiled, options)),* }
             }
         }
     };
@@ -93,21 +96,23 @@ macro_rules! stages {
 
 stages! {
     /// The program as it was traced, found sound.
-    Trace = "trace": |compiled: &mut Compiled| Ok(verify(&compiled.program)?);
+    Trace = "trace": |compiled: &mut Compiled, _: &Options| Ok(verify(&compiled.program)?);
     /// Constants folded, common and dead nodes gone, movement of data simplified. See [`canonicalize`].
-    Canonicalize = "canonicalize": canonicalize::run;
+    Canonicalize = "canonicalize": |compiled, _: &Options| canonicalize::run(compiled);
+    /// Activations of the chosen layers rounded to 8 bits. See [`quantize`].
+    Quantize = "quantize": |compiled, options: &Options| quantize::run(compiled, &options.int8_activations);
     /// Repeated blocks are functions, called once for each repetition.
-    Outline = "outline": outline::run;
+    Outline = "outline": |compiled, _: &Options| outline::run(compiled);
     /// Only ops that have a kernel; every result is a value that a kernel stores.
-    Legalize = "legalize": legalize::run;
+    Legalize = "legalize": |compiled, _: &Options| legalize::run(compiled);
     /// Nodes grouped into kernels.
-    Fuse = "fuse": fuse::run;
+    Fuse = "fuse": |compiled, _: &Options| fuse::run(compiled);
     /// The layouts of weights.
-    Layout = "layout": layout::run;
+    Layout = "layout": |compiled, _: &Options| layout::run(compiled);
     /// Kernels in an order that keeps little memory alive.
-    Schedule = "schedule": schedule::run;
+    Schedule = "schedule": |compiled, _: &Options| schedule::run(compiled);
     /// A place for every stored value.
-    Memory = "memory": memory::run;
+    Memory = "memory": |compiled, _: &Options| memory::run(compiled);
 }
 
 /// What to compile and how far.
@@ -115,6 +120,8 @@ stages! {
 pub struct Options {
     /// The last stage to run; `None` runs all.
     pub stop_after: Option<Stage>,
+    /// Parameters whose linear layers compute with activations of 8 bits.
+    pub int8_activations: BTreeSet<String>,
 }
 
 /// Takes a traced program through the stages.
@@ -124,7 +131,7 @@ pub struct Options {
 pub fn run(program: Program, options: &Options) -> Result<Compiled, PassError> {
     let mut compiled = Compiled { program, plan: Plan::default() };
     for &stage in Stage::ALL {
-        stage.run(&mut compiled)?;
+        stage.run(&mut compiled, options)?;
         let nodes: usize = compiled.program.graphs().map(|(_, g)| g.compute_nodes()).sum();
         tracing::debug!(stage = stage.name(), nodes, "stage done");
         if options.stop_after == Some(stage) {
@@ -139,5 +146,5 @@ pub fn run(program: Program, options: &Options) -> Result<Compiled, PassError> {
 /// # Errors
 /// As [`run`].
 pub fn run_until(program: Program, stage: Stage) -> Result<Compiled, PassError> {
-    run(program, &Options { stop_after: Some(stage) })
+    run(program, &Options { stop_after: Some(stage), ..Options::default() })
 }

@@ -20,6 +20,7 @@ pub mod error;
 pub mod executable;
 pub mod inspect;
 pub mod model;
+pub mod quantize;
 pub mod verify;
 
 pub use error::{Error, Result};

@@ -72,6 +72,22 @@ pub struct ModelArgs {
     /// Weight storage: float32, or float16 or bfloat16 with computation in float32
     #[arg(long, default_value = "float32")]
     pub dtype: String,
+    /// Widths of linear layers' weights: int8, int8-32, int4-32, int4-128, int4-32-min, int4-128-min, nf4, or mixed, which
+    /// picks one for each layer by --error-budget
+    #[arg(long, value_name = "SCHEME")]
+    pub quantize: Option<String>,
+    /// Greatest relative RMS error of a layer's weights with --quantize mixed [default: 0.08]
+    #[arg(long, value_name = "E")]
+    pub error_budget: Option<f64>,
+    /// Scheme of embedding tables and of output layers tied to them; `none` leaves them [default: int8-32 with --quantize]
+    #[arg(long, value_name = "SCHEME")]
+    pub quantize_embeddings: Option<String>,
+    /// Activations that enter quantized layers: float32, or int8 in groups of 32 [default: float32]
+    #[arg(long, value_name = "DTYPE")]
+    pub activations: Option<String>,
+    /// Key/value cache of language models: float32, float16, bfloat16 or int8
+    #[arg(long, value_name = "DTYPE", default_value = "float32")]
+    pub cache_dtype: String,
     /// Processor: native, x86-64-v2, x86-64-v3 or x86-64-v4
     #[arg(long, default_value = "native")]
     pub target: String,
@@ -212,6 +228,18 @@ pub struct Tokenize {
 pub struct Bench {
     /// Artifact, executable or model
     pub artifact: String,
+    /// Language models: tokens of the prompt
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    pub prefill: usize,
+    /// Language models: tokens decoded after the prompt
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    pub decode: usize,
+    /// Language models: sequences
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    pub batch: usize,
+    /// Time each kernel as well
+    #[arg(long)]
+    pub profile: bool,
     /// Batch and length; may be repeated
     #[arg(long = "shape", value_name = "BATCHxLENGTH", default_value = "8x128")]
     pub shapes: Vec<String>,

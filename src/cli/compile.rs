@@ -9,12 +9,12 @@ use super::args::{Compile, Emit};
 use super::print;
 use super::progress::Progress;
 use crate::cache::write_atomic;
-use crate::compile::{Compilation, CompileOptions, prepare};
+use crate::compile::{Compilation, prepare};
 use crate::error::{Error, Result};
 use crate::model::Model;
 
 pub fn compile(args: &Compile) -> Result<()> {
-    let options = CompileOptions::new(&args.from.dtype, &args.from.target)?;
+    let options = args.from.compile_options()?;
     let stop_after = args.stop_after.as_deref().map(stage).transpose()?;
     if stop_after.is_some() && args.emit != Emit::Ir {
         return Err(Error::input("--stop-after stops before there is code: it goes with --emit ir"));

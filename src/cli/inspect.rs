@@ -12,7 +12,7 @@ use lith_runtime::tokenizer::{AutoTokenizer, EncodeOptions, Fields, Text};
 use super::args::{Format, Inspect, Tokenize};
 use super::print;
 use crate::bench::{Random, RandomTokens, Shape};
-use crate::compile::{CompileOptions, prepare};
+use crate::compile::prepare;
 use crate::error::{Error, Result};
 use crate::executable::holds_artifact;
 use crate::inspect::{Summary, dot, symbol_value};
@@ -69,7 +69,7 @@ fn subject(args: &Inspect, shape: Shape) -> Result<Subject> {
             arena: i64::try_from(arena).ok(),
         });
     }
-    let options = CompileOptions::new(&args.from.dtype, &args.from.target)?;
+    let options = args.from.compile_options()?;
     let compilation = prepare(Model::open(&args.model, &args.from.options())?, &options, None)?;
     Ok(Subject {
         arena: compilation.arena_bytes(&symbol_value(shape)),

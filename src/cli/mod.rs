@@ -14,8 +14,10 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, ModelArgs};
 
+use crate::compile::CompileOptions;
 use crate::error::{Error, Result};
 use crate::model::ModelOptions;
+use crate::quantize::Quantization;
 
 /// Runs the command line of this process. Exit codes: 0 fine, 1 failed, 2 wrong usage or bad input.
 pub fn main() -> ExitCode {
@@ -95,5 +97,16 @@ impl ModelArgs {
             ignore_mismatched_sizes: self.ignore_mismatched_sizes,
             padded: false,
         }
+    }
+
+    /// How the model is compiled.
+    ///
+    /// # Errors
+    /// When a name is unknown or options contradict each other.
+    pub fn compile_options(&self) -> Result<CompileOptions> {
+        let [widths, embeddings, activations] =
+            [&self.quantize, &self.quantize_embeddings, &self.activations].map(Option::as_deref);
+        let quantization = Quantization::new(widths, self.error_budget, embeddings, activations)?;
+        Ok(CompileOptions { quantization, ..CompileOptions::new(&self.dtype, &self.target)? })
     }
 }

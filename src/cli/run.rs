@@ -12,7 +12,6 @@ use lith_runtime::pipelines::Task;
 use super::args::{ModelArgs, Run};
 use super::finish;
 use super::progress::Progress;
-use crate::compile::CompileOptions;
 use crate::error::{Error, Result};
 
 /// The full `run` command: model options and the arguments of every task.
@@ -55,7 +54,7 @@ pub fn artifact_of(model: &str, from: &ModelArgs) -> Result<PathBuf> {
         return Ok(path.into());
     }
     let progress = Progress::new(false);
-    let options = CompileOptions::new(&from.dtype, &from.target)?;
+    let options = from.compile_options()?;
     let (path, warnings) = crate::compile::compile_cached(model, &from.options(), &options, &|s| progress.say(s))?;
     drop(progress);
     for warning in warnings {

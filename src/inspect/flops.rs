@@ -19,7 +19,8 @@ impl Flops {
     pub fn at(&self, batch: i64, length: i64) -> Option<i64> {
         let value = |s: &Symbol| match s.name() {
             "tokens" => batch.checked_mul(length),
-            "sequences" | "batch" => Some(batch),
+            // Of a language model the last token's logits are wanted.
+            "sequences" | "batch" | "outputs" => Some(batch),
             "seq" => Some(length),
             _ => None,
         };
@@ -52,7 +53,7 @@ fn graph_flops(program: &Program, graph: &Graph, functions: &mut BTreeMap<String
         };
         sum = sum.plus(match &node.op {
             Op::Linear {} | Op::Dot { .. } => Flops { products: product(shape(0).last()), ..Flops::default() },
-            Op::PackedAttention { .. } => Flops {
+            Op::PackedAttention { .. } | Op::PagedAttention { .. } => Flops {
                 attention_pairs: shape(0).last().cloned().unwrap_or_default() * Dim::constant(4),
                 ..Flops::default()
             },

@@ -6,6 +6,7 @@ pub mod flops;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use lith_ir::plan::PAGE_TOKENS;
 use lith_ir::{Graph, Op, Program, Symbol, Type};
 use serde::Serialize;
 
@@ -68,7 +69,9 @@ pub struct FunctionSummary {
 pub fn symbol_value(shape: Shape) -> impl Fn(&Symbol) -> Option<i64> {
     move |symbol| match symbol.name() {
         "tokens" => i64::try_from(shape.batch.checked_mul(shape.length)?).ok(),
-        "sequences" | "batch" => i64::try_from(shape.batch).ok(),
+        "sequences" | "batch" | "outputs" => i64::try_from(shape.batch).ok(),
+        "table" => i64::try_from(shape.length.div_ceil(PAGE_TOKENS)).ok(),
+        "page_count" => i64::try_from(shape.batch.checked_mul(shape.length.div_ceil(PAGE_TOKENS))?).ok(),
         "seq" => i64::try_from(shape.length).ok(),
         _ => None,
     }

@@ -1,5 +1,7 @@
 //! Measuring a program on random inputs: whole calls, from ids to output.
 
+pub mod language;
+
 use std::time::{Duration, Instant};
 
 use lith_runtime::program::Program;

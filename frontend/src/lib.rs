@@ -3,12 +3,14 @@
 //! code does not notice. Knows no configuration, no checkpoint and no model.
 #![forbid(unsafe_code)]
 
+mod cache;
 mod error;
 pub mod nn;
 pub mod sequence;
 mod tensor;
 mod trace;
 
+pub use cache::CacheType;
 pub use error::TraceError;
 pub use sequence::{Layout, Sequence};
 pub use tensor::Tensor;

@@ -1,5 +1,9 @@
 //! Building blocks of models. Each takes the scope it stands in and the on-disk name of its parameters there.
 
+mod rope;
+
+pub use rope::{Angles, Frequencies, Rope};
+
 use lith_ir::{Activation, Dim};
 
 use crate::sequence::AttentionSpec;
@@ -15,6 +19,11 @@ pub fn linear_no_bias(scope: &Scope, name: &str, x: &Tensor, [out, input]: [usiz
     scope.at(name, |s| x.linear(&s.param("weight", [out, input]), None))
 }
 
+/// [`linear`] with or without bias.
+pub fn projection(scope: &Scope, name: &str, x: &Tensor, shape: [usize; 2], bias: bool) -> Tensor {
+    if bias { linear(scope, name, x, shape) } else { linear_no_bias(scope, name, x, shape) }
+}
+
 /// Rows of the table `NAME.weight [rows, width]` by integer `ids`: `[.., width]`.
 pub fn embedding(scope: &Scope, name: &str, ids: &Tensor, [rows, width]: [usize; 2]) -> Tensor {
     scope.at(name, |s| s.param("weight", [rows, width]).gather(0, ids))
@@ -23,6 +32,16 @@ pub fn embedding(scope: &Scope, name: &str, ids: &Tensor, [rows, width]: [usize;
 /// Layer normalisation along the last axis of `width`; parameters `NAME.weight`, `NAME.bias`.
 pub fn layer_norm(scope: &Scope, name: &str, x: &Tensor, width: usize, eps: f64) -> Tensor {
     scope.at(name, |s| x.layer_norm(Some(&s.param("weight", [width])), Some(&s.param("bias", [width])), eps))
+}
+
+/// Normalisation by the root mean square of the last axis of `width`; parameter `NAME.weight`, to which `offset` is added.
+pub fn rms_norm(scope: &Scope, name: &str, x: &Tensor, width: usize, [eps, offset]: [f64; 2]) -> Tensor {
+    scope.at(name, |s| x.rms_norm(Some(&s.param("weight", [width])), eps, offset))
+}
+
+/// `cap * tanh(x / cap)`
+pub fn soft_cap(x: &Tensor, cap: f64) -> Tensor {
+    (x / cap).tanh() * cap
 }
 
 /// Self-attention with equally many query and key heads, up to and without the output projection.
@@ -44,9 +63,9 @@ impl SelfAttention<'_> {
     /// The heads' outputs side by side: `[.., width]`. Scores are scaled by `1 / sqrt(width / heads)`.
     pub fn apply(&self, scope: &Scope, sequence: &Sequence, x: &Tensor) -> Tensor {
         let [q, k, v] = self.names.map(|name| linear(scope, name, x, [self.width, self.width]));
-        let scale = 1.0 / (self.width as f64 / self.heads as f64).sqrt();
-        let spec = AttentionSpec { heads: self.heads, scale, causal: self.causal, rel_bias: self.rel_bias };
-        sequence.attention(&q, &k, &v, &spec)
+        let plain = AttentionSpec::plain(self.heads, self.width as f64 / self.heads as f64);
+        let spec = AttentionSpec { causal: self.causal, rel_bias: self.rel_bias, ..plain };
+        sequence.attention(scope, &q, &k, &v, &spec)
     }
 }
 

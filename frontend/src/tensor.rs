@@ -132,6 +132,21 @@ impl Tensor {
         self.unary(Unary::Log)
     }
 
+    /// Sine, radians.
+    pub fn sin(&self) -> Tensor {
+        self.unary(Unary::Sin)
+    }
+
+    /// Cosine, radians.
+    pub fn cos(&self) -> Tensor {
+        self.unary(Unary::Cos)
+    }
+
+    /// Nearest whole number, ties to even.
+    pub fn round(&self) -> Tensor {
+        self.unary(Unary::Round)
+    }
+
     /// `|x|`
     pub fn abs(&self) -> Tensor {
         self.unary(Unary::Abs)
@@ -296,6 +311,16 @@ impl Tensor {
     /// `(x - mean) / sqrt(var + eps) * weight + bias` along the last axis.
     pub fn layer_norm(&self, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Tensor {
         self.trace.record_with(Op::LayerNorm { eps }, &[Some(self), weight, bias])
+    }
+
+    /// `x / sqrt(mean(x^2) + eps) * (weight + offset)` along the last axis.
+    pub fn rms_norm(&self, weight: Option<&Tensor>, eps: f64, offset: f64) -> Tensor {
+        self.trace.record_with(Op::RmsNorm { eps, offset }, &[Some(self), weight])
+    }
+
+    /// Rotary position embedding of `heads` heads side by side, see [`Op::Rope`].
+    pub fn rope(&self, cos: &Tensor, sin: &Tensor, heads: usize, interleaved: bool) -> Tensor {
+        self.trace.record(Op::Rope { heads, interleaved }, &[self, cos, sin])
     }
 
     /// `x / max(|x|, eps)` along the last axis, Euclidean norm.

@@ -24,6 +24,7 @@ struct Recorder {
     graph: Graph,
     symbols: Symbols,
     params: BTreeMap<String, (Type, Value)>,
+    states: BTreeMap<String, Type>,
     arguments: Vec<String>,
     path: Rc<str>,
     error: Option<TraceError>,
@@ -38,6 +39,7 @@ impl Trace {
             graph: Graph::new(),
             symbols: Symbols::new(),
             params: BTreeMap::new(),
+            states: BTreeMap::new(),
             arguments: Vec::new(),
             path: "".into(),
             error: None,
@@ -97,6 +99,21 @@ impl Trace {
         self.record(Op::Size { dim }, &[]).cast(dtype)
     }
 
+    /// The value that the state `name` has before the call. Each state is read once.
+    pub fn state_read(&self, name: &str, dtype: DType, shape: impl IntoIterator<Item = impl Into<Dim>>) -> Tensor {
+        let ty = Type::new(dtype, shape);
+        let known = self.0.borrow_mut().states.insert(name.into(), ty.clone()).is_some();
+        if known {
+            return self.fail(|path| TraceError::Duplicate { path, what: "state", name: name.into() });
+        }
+        self.record(Op::StateRead { name: name.into(), ty }, &[])
+    }
+
+    /// Makes a tensor the value of the state `name` after the call.
+    pub fn state_write(&self, name: &str, tensor: &Tensor) {
+        self.record(Op::StateWrite { name: name.into() }, &[tensor]);
+    }
+
     /// The scope of the whole model: no path, names as they are.
     pub fn root(&self) -> Scope {
         Scope { trace: self.clone(), path: "".into(), names: String::new() }
@@ -114,6 +131,7 @@ impl Trace {
         let mut program = Program::new(&recorder.name);
         program.symbols = std::mem::take(&mut recorder.symbols);
         program.params = std::mem::take(&mut recorder.params).into_iter().map(|(name, (ty, _))| (name, ty)).collect();
+        program.states = std::mem::take(&mut recorder.states);
         program.entries.insert(entry.into(), std::mem::take(&mut recorder.graph));
         Ok(program)
     }
@@ -184,6 +202,11 @@ impl Scope {
         &self.path
     }
 
+    /// The full name of the parameter `name` of this place.
+    pub fn name(&self, name: &str) -> String {
+        join(&self.names, name)
+    }
+
     /// Runs `f` in the place `name` within this one; an empty name is this place. What `f` records has its path.
     pub fn at<R>(&self, name: &str, f: impl FnOnce(&Scope) -> R) -> R {
         self.shared(name, name, f)
@@ -202,7 +225,7 @@ impl Scope {
 
     /// The parameter `name` of this place, in the trace's element type. Asking again gives the same value.
     pub fn param(&self, name: &str, shape: impl IntoIterator<Item = impl Into<Dim>>) -> Tensor {
-        let name = join(&self.names, name);
+        let name = self.name(name);
         let ty = Type::new(self.trace.dtype(), shape);
         let known = self.trace.0.borrow().params.get(&name).cloned();
         match known {

@@ -3,6 +3,8 @@
 //! One row per model type. Adding a family here is adding a row to [`TYPES`]; nothing else in `config` knows a model
 //! by name. The defaults are those of Transformers' configuration classes.
 
+mod decoders;
+
 use serde_json::Value;
 
 /// The JSON type a field must have.
@@ -18,6 +20,8 @@ pub enum Kind {
     Text,
     /// An integer or a list of integers (`eos_token_id`).
     IntOrList,
+    /// A list of integers.
+    IntList,
     /// A list of strings.
     TextList,
     /// A string, or an object of strings by sub-config (`dtype`).
@@ -35,6 +39,7 @@ impl Kind {
             Kind::Bool => "boolean",
             Kind::Text => "string",
             Kind::IntOrList => "integer or list of integers",
+            Kind::IntList => "list of integers",
             Kind::TextList => "list of strings",
             Kind::TextOrObject => "string or object",
             Kind::Object => "object",
@@ -50,6 +55,7 @@ impl Kind {
             Kind::Bool => value.is_boolean(),
             Kind::Text => value.is_string(),
             Kind::IntOrList => is_int(value) || list_of(is_int),
+            Kind::IntList => list_of(is_int),
             Kind::TextList => list_of(Value::is_string),
             Kind::TextOrObject => value.is_string() || value.is_object(),
             Kind::Object => value.is_object(),
@@ -144,6 +150,10 @@ const fn absent(name: &'static str, kind: Kind) -> Field {
     Field { name, kind, default: Default::Null, nullable: true }
 }
 
+const fn nullable_float(name: &'static str, default: f64) -> Field {
+    Field { name, kind: Kind::Float, default: Default::Float(default), nullable: true }
+}
+
 /// A token id: an integer that may be `null`.
 const fn token(name: &'static str, default: i64) -> Field {
     Field { name, kind: Kind::Int, default: Default::Int(default), nullable: true }
@@ -162,6 +172,8 @@ pub struct ModelType {
     pub class_prefix: &'static str,
     /// Its own fields; [`COMMON`] adds those every type has.
     pub fields: &'static [Field],
+    /// Fields that it shares with types of its kind; its own of the same name count.
+    pub shared: &'static [Field],
     /// `(other name, field name)`: further names a field is read by, in files and in accessors.
     pub aliases: &'static [(&'static str, &'static str)],
 }
@@ -180,12 +192,12 @@ impl ModelType {
     /// The field called `name` (or an alias of it), the type's own fields first.
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         let stored = self.stored_name(name);
-        self.fields.iter().chain(COMMON).find(|field| field.name == stored)
+        self.fields.iter().chain(self.shared).chain(COMMON).find(|field| field.name == stored)
     }
 
     /// Every field of the type, its own first.
     pub fn all_fields(&self) -> impl Iterator<Item = &'static Field> {
-        self.fields.iter().chain(COMMON)
+        self.fields.iter().chain(self.shared).chain(COMMON)
     }
 }
 
@@ -301,6 +313,7 @@ pub const TYPES: &[ModelType] = &[
             flag("is_decoder", false),
             flag("add_cross_attention", false),
         ],
+        shared: &[],
         aliases: &[],
     },
     ModelType {
@@ -324,6 +337,7 @@ pub const TYPES: &[ModelType] = &[
             absent("bos_token_id", Kind::Int),
             eos(Default::Null),
         ],
+        shared: &[],
         aliases: &[
             ("hidden_size", "dim"),
             ("num_attention_heads", "n_heads"),
@@ -332,9 +346,9 @@ pub const TYPES: &[ModelType] = &[
             ("hidden_act", "activation"),
         ],
     },
-    ModelType { name: "roberta", class_prefix: "Roberta", fields: ROBERTA, aliases: &[] },
-    ModelType { name: "xlm-roberta", class_prefix: "XLMRoberta", fields: XLM_ROBERTA, aliases: &[] },
-    ModelType { name: "camembert", class_prefix: "Camembert", fields: XLM_ROBERTA, aliases: &[] },
+    ModelType { name: "roberta", class_prefix: "Roberta", fields: ROBERTA, shared: &[], aliases: &[] },
+    ModelType { name: "xlm-roberta", class_prefix: "XLMRoberta", fields: XLM_ROBERTA, shared: &[], aliases: &[] },
+    ModelType { name: "camembert", class_prefix: "Camembert", fields: XLM_ROBERTA, shared: &[], aliases: &[] },
     ModelType {
         name: "mpnet",
         class_prefix: "MPNet",
@@ -355,6 +369,7 @@ pub const TYPES: &[ModelType] = &[
             token("bos_token_id", 0),
             eos(Default::Int(2)),
         ],
+        shared: &[],
         aliases: &[],
     },
     ModelType {
@@ -386,6 +401,7 @@ pub const TYPES: &[ModelType] = &[
             flag("is_decoder", false),
             flag("add_cross_attention", false),
         ],
+        shared: &[],
         aliases: &[],
     },
     ModelType {
@@ -412,6 +428,23 @@ pub const TYPES: &[ModelType] = &[
             token("bos_token_id", 2),
             eos(Default::Int(3)),
         ],
+        shared: &[],
         aliases: &[],
     },
+    decoders::LLAMA,
+    decoders::MISTRAL,
+    decoders::QWEN2,
+    decoders::QWEN3,
+    decoders::PHI3,
+    decoders::GEMMA,
+    decoders::GEMMA2,
+    decoders::GEMMA3_TEXT,
+    decoders::GPT2,
+    decoders::GPT_NEOX,
+    decoders::STARCODER2,
+    decoders::FALCON,
+    decoders::SMOLLM3,
+    decoders::OLMO2,
+    decoders::GRANITE,
+    decoders::COHERE,
 ];

@@ -16,12 +16,20 @@ pub enum Head {
     MaskedLm,
     /// Start and end of an answer.
     QuestionAnswering,
+    /// The token that follows each token.
+    CausalLm,
 }
 
 impl Head {
     /// Every head.
-    pub const ALL: [Head; 5] =
-        [Head::Base, Head::SequenceClassification, Head::TokenClassification, Head::MaskedLm, Head::QuestionAnswering];
+    pub const ALL: [Head; 6] = [
+        Head::Base,
+        Head::SequenceClassification,
+        Head::TokenClassification,
+        Head::MaskedLm,
+        Head::QuestionAnswering,
+        Head::CausalLm,
+    ];
 
     /// What an architecture's name ends with: `ForMaskedLM` in `BertForMaskedLM`.
     pub const fn suffix(self) -> &'static str {
@@ -31,11 +39,16 @@ impl Head {
             Head::TokenClassification => "ForTokenClassification",
             Head::MaskedLm => "ForMaskedLM",
             Head::QuestionAnswering => "ForQuestionAnswering",
+            Head::CausalLm => "ForCausalLM",
         }
     }
 
     /// The head of an architecture's name less its family, if Lith has it.
     pub fn from_suffix(suffix: &str) -> Option<Head> {
+        // What GPT-2's class is called.
+        if suffix == "LMHeadModel" {
+            return Some(Head::CausalLm);
+        }
         Head::ALL.into_iter().find(|head| head.suffix() == suffix)
     }
 
@@ -47,10 +60,11 @@ impl Head {
             Head::TokenClassification => "token-classification",
             Head::MaskedLm => "fill-mask",
             Head::QuestionAnswering => "question-answering",
+            Head::CausalLm => "text-generation",
         }
     }
 
-    /// The head a pipeline task needs, if it is a task of encoders. Aliases count (TR-01).
+    /// The head a pipeline task needs, if it is a task of one model. Aliases count (TR-01).
     pub fn for_task(task: &str) -> Option<Head> {
         Some(match task {
             "feature-extraction" | "sentence-embedding" => Head::Base,
@@ -58,6 +72,7 @@ impl Head {
             "token-classification" | "ner" => Head::TokenClassification,
             "fill-mask" => Head::MaskedLm,
             "question-answering" => Head::QuestionAnswering,
+            "text-generation" => Head::CausalLm,
             _ => return None,
         })
     }
@@ -71,6 +86,7 @@ impl fmt::Display for Head {
             Head::TokenClassification => "token-classification",
             Head::MaskedLm => "masked-lm",
             Head::QuestionAnswering => "question-answering",
+            Head::CausalLm => "causal-lm",
         })
     }
 }

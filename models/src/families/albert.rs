@@ -15,6 +15,7 @@ pub(super) const ALBERT: Family = Family {
     rules: Rules { base_prefix: "albert", renames: &[], ignorable: &[] },
     tied: &[("predictions.decoder.weight", "albert.embeddings.word_embeddings.weight")],
     aliases: &[("predictions.decoder.bias", "predictions.bias")],
+    fused: None,
     max_length: |config| config.size("max_position_embeddings"),
     body,
     pooler: Some(Pooler { dense: "pooler", tensors: &["*pooler.weight", "*pooler.bias"] }),

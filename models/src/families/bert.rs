@@ -14,6 +14,7 @@ pub(super) const BERT: Family = Family {
     rules: Rules { base_prefix: "bert", renames: &[], ignorable: &[] },
     tied: &[("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")],
     aliases: &[("cls.predictions.decoder.bias", "cls.predictions.bias")],
+    fused: None,
     max_length: |config| config.size("max_position_embeddings"),
     body: |m, s| {
         let d = Dims::of(m)?;

@@ -15,6 +15,7 @@ pub(super) const DISTILBERT: Family = Family {
     rules: Rules { base_prefix: "distilbert", renames: &[], ignorable: &[] },
     tied: &[("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight")],
     aliases: &[],
+    fused: None,
     max_length: |config| config.size("max_position_embeddings"),
     body,
     pooler: None,

@@ -16,6 +16,7 @@ pub(super) const ELECTRA: Family = Family {
     rules: Rules { base_prefix: "electra", renames: &[], ignorable: &[] },
     tied: &[("generator_lm_head.weight", "electra.embeddings.word_embeddings.weight")],
     aliases: &[],
+    fused: None,
     max_length: |config| config.size("max_position_embeddings"),
     body,
     pooler: None,

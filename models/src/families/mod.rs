@@ -6,12 +6,15 @@
 
 mod albert;
 mod bert;
+mod decoder;
 mod distilbert;
 mod electra;
 mod error;
 mod heads;
+mod llama;
 mod mpnet;
 mod roberta;
+mod rope;
 pub mod sentence;
 
 pub use error::FamilyError;
@@ -20,7 +23,7 @@ use lith_frontend::{Layout, Scope, Sequence, Tensor, Trace, nn::Act};
 use lith_ir::{DType, Program};
 
 use crate::config::{Config, ConfigError, Head};
-use crate::weights::{Rules, Wanted};
+use crate::weights::{Piece, Rows, Rules, Wanted};
 
 /// Every family.
 pub const REGISTRY: &[&Family] = &[
@@ -32,6 +35,7 @@ pub const REGISTRY: &[&Family] = &[
     &mpnet::MPNET,
     &electra::ELECTRA,
     &albert::ALBERT,
+    &llama::LLAMA,
 ];
 
 /// Name of the entry point of a traced model.
@@ -53,6 +57,8 @@ pub struct Family {
     pub tied: &'static [(&'static str, &'static str)],
     /// `(parameter, name older files have it by)`.
     pub aliases: &'static [(&'static str, &'static str)],
+    /// Layers that stand in the file in another form.
+    fused: Option<fn(&Config) -> Result<Vec<Fused>, ConfigError>>,
     /// Most tokens of a sequence: what the position embeddings reach.
     max_length: fn(&Config) -> Result<usize, ConfigError>,
     /// Hidden states `[.., hidden]` of the tokens.
@@ -61,6 +67,32 @@ pub struct Family {
     pooler: Option<Pooler>,
     /// The heads besides [`Head::Base`].
     heads: &'static [(Head, HeadFn)],
+}
+
+/// A layer whose weight and bias are parts of another layer's in the file.
+struct Fused {
+    /// How the layer's name ends.
+    name: &'static str,
+    /// How that of the layer in the file ends.
+    of: &'static str,
+    rows: Rows,
+    /// Whether the file's weight is `[in, out]`.
+    transposed: bool,
+}
+
+impl Fused {
+    /// The part that the parameter `name` is, if it is of this layer.
+    fn piece(&self, name: &str, rank: usize) -> Option<Piece> {
+        [".weight", ".bias"].into_iter().find_map(|kind| {
+            let stem = name.strip_suffix(kind)?.strip_suffix(self.name)?;
+            let of = format!("{stem}{}{kind}", self.of);
+            (stem.is_empty() || stem.ends_with('.')).then_some(Piece {
+                of,
+                rows: self.rows,
+                transposed: self.transposed && rank == 2,
+            })
+        })
+    }
 }
 
 type HeadFn = fn(&Model<'_>, &Scope, &Tensor) -> Result<Outputs, FamilyError>;
@@ -239,9 +271,11 @@ impl<'a> Model<'a> {
         let program =
             trace.finish(ENTRY).map_err(|source| FamilyError::Trace { file: file(), source: source.into() })?;
         let tie = self.config.flag("tie_word_embeddings")?;
+        let fused = self.family.fused.map_or_else(|| Ok(Vec::new()), |fused| fused(self.config))?;
         let wanted = program.params.iter().filter_map(|(name, ty)| {
             let body = head == Head::Base || in_scope(name, self.family.rules.base_prefix);
-            let wanted = Wanted { head: !body, ..Wanted::body(name, ty.static_shape()?) };
+            let piece = fused.iter().find_map(|fused| fused.piece(name, ty.rank()));
+            let wanted = Wanted { head: !body, piece, ..Wanted::body(name, ty.static_shape()?) };
             // Tying is symmetric: whichever of the two a file has is both.
             let ties = self.family.tied.iter().filter(|_| tie).flat_map(|(a, b)| [(a, b), (b, a)]);
             let aliases = self.family.aliases.iter().map(|(a, b)| (a, b));

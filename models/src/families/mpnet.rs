@@ -16,6 +16,7 @@ pub(super) const MPNET: Family = Family {
     rules: Rules { base_prefix: "mpnet", renames: &[], ignorable: &[] },
     tied: &[("lm_head.decoder.weight", "mpnet.embeddings.word_embeddings.weight")],
     aliases: &[("lm_head.decoder.bias", "lm_head.bias")],
+    fused: None,
     max_length: |config| Ok(config.size("max_position_embeddings")?.saturating_sub(PADDING + 1)),
     body,
     pooler: Some(Pooler { dense: "pooler.dense", tensors: &["*pooler.dense.*"] }),

@@ -22,6 +22,7 @@ const fn family(model_type: &'static str) -> Family {
         rules: Rules { base_prefix: "roberta", renames: &[], ignorable: &[] },
         tied: &[("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight")],
         aliases: &[("lm_head.decoder.bias", "lm_head.bias")],
+        fused: None,
         // Positions count from the one after the padding id.
         max_length: |config| {
             let (reach, pad) = (config.size("max_position_embeddings")?, config.size("pad_token_id")?);

@@ -5,14 +5,17 @@
 //! it is asked for. The module knows families only by the [`Rules`] they pass.
 
 mod fresh;
+mod piece;
 mod report;
 
 pub use fresh::{Fresh, Init};
+pub use piece::{Piece, Rows};
 pub use report::{LoadReport, Mismatch, collapse};
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 
 use lith_ir::DType;
 
@@ -29,12 +32,14 @@ pub struct Wanted {
     pub head: bool,
     /// Names whose tensors it shares when its own is absent, in order of preference (tied weights, WLD-12).
     pub tied_to: Vec<String>,
+    /// The tensor of which it is a part, unless the file has it by its own name.
+    pub piece: Option<Piece>,
 }
 
 impl Wanted {
     /// A parameter of the body.
     pub fn body(name: impl Into<String>, shape: impl Into<Vec<usize>>) -> Wanted {
-        Wanted { name: name.into(), shape: shape.into(), head: false, tied_to: Vec::new() }
+        Wanted { name: name.into(), shape: shape.into(), head: false, tied_to: Vec::new(), piece: None }
     }
 
     /// A parameter of the head.
@@ -143,6 +148,7 @@ impl fmt::Display for LoadError {
 #[derive(Clone, Debug)]
 enum Origin {
     Stored(String),
+    Piece(String, Piece),
     Fresh(Fresh, Init),
 }
 
@@ -172,6 +178,23 @@ pub fn resolve(
 
     for parameter in wanted {
         let own = names.find(&parameter.name, parameter.head);
+        let whole = || parameter.piece.as_ref().and_then(|piece| Some((names.find(&piece.of, parameter.head)?, piece)));
+        if let (None, Some((whole, piece))) = (own, whole()) {
+            used.insert(whole.name());
+            let wanted = piece.stored_shape(&parameter.shape);
+            if whole.shape() != wanted {
+                let (name, stored) = (parameter.name.clone(), whole.shape().to_vec());
+                error.mismatched.push(Mismatch { name, stored, wanted });
+                continue;
+            }
+            if !is_float(&whole) {
+                error.wrong_type.push((parameter.name.clone(), whole.element().to_string()));
+            }
+            let origin = Origin::Piece(whole.name().to_string(), piece.clone());
+            report.converted.push((whole.name().to_string(), parameter.name.clone()));
+            origins.insert(parameter.name.clone(), (origin, parameter.shape.clone()));
+            continue;
+        }
         let shared = parameter.tied_to.iter().find_map(|name| names.find(name, false));
         let stored = match (own, shared) {
             (Some(own), shared) => {
@@ -203,7 +226,7 @@ pub fn resolve(
         let origin = match (stored, misshaped, options.fresh_head.filter(|_| parameter.head)) {
             (Some(stored), None, _) => {
                 used.insert(stored.name());
-                if !matches!(stored.element(), Element::Known(dtype) if dtype.is_float()) {
+                if !is_float(&stored) {
                     error.wrong_type.push((parameter.name.clone(), stored.element().to_string()));
                 }
                 if stored.name() != parameter.name && own.is_some() {
@@ -246,6 +269,10 @@ pub fn resolve(
         return Err(LoadError(Box::new(error)));
     }
     Ok(Loaded { checkpoint, origins, report })
+}
+
+fn is_float(tensor: &StoredTensor<'_>) -> bool {
+    matches!(tensor.element(), Element::Known(dtype) if dtype.is_float())
 }
 
 /// Whether two stored tensors are different ones with equal values.
@@ -307,12 +334,20 @@ impl Loaded {
         &self.checkpoint
     }
 
-    /// The stored tensor of a parameter. Tied parameters give the same one. `None` for a fresh parameter, and for one
-    /// that was not wanted.
+    /// The stored tensor that a parameter is, or of which it is a [`piece`](Loaded::piece). Tied parameters give the same
+    /// one. `None` for a fresh parameter, and for one that was not wanted.
     pub fn stored(&self, name: &str) -> Option<StoredTensor<'_>> {
         match &self.origins.get(name)?.0 {
-            Origin::Stored(stored) => self.checkpoint.tensor(stored),
+            Origin::Stored(stored) | Origin::Piece(stored, _) => self.checkpoint.tensor(stored),
             Origin::Fresh(..) => None,
+        }
+    }
+
+    /// What part of its stored tensor a parameter is; `None` for the whole.
+    pub fn piece(&self, name: &str) -> Option<&Piece> {
+        match &self.origins.get(name)?.0 {
+            Origin::Piece(_, piece) => Some(piece),
+            Origin::Stored(_) | Origin::Fresh(..) => None,
         }
     }
 
@@ -330,16 +365,17 @@ impl Loaded {
         let (origin, shape) = self.origins.get(name)?;
         match origin {
             Origin::Stored(stored) => Some(self.checkpoint.tensor(stored)?.to_dtype(dtype)),
+            Origin::Piece(stored, piece) => {
+                let stored = self.checkpoint.tensor(stored)?;
+                Some(stored.dtype().and_then(|from| {
+                    let taken = piece.take(stored.bytes(), shape, from.size());
+                    if from == dtype { Ok(taken) } else { converted(&taken, from, dtype, stored.file(), stored.name()) }
+                }))
+            }
             Origin::Fresh(fresh, init) => {
                 let values = fresh.draw(name, shape, *init);
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                Some(crate::checkpoint::convert_bytes(&bytes, DType::F32, dtype).map(Cow::Owned).ok_or_else(|| {
-                    CheckpointError::Tensor {
-                        file: "fresh head".into(),
-                        tensor: name.into(),
-                        reason: format!("cannot be made as {dtype}"),
-                    }
-                }))
+                Some(converted(&bytes, DType::F32, dtype, "fresh head".as_ref(), name))
             }
         }
     }
@@ -349,9 +385,29 @@ impl Loaded {
         let (origin, shape) = self.origins.get(name)?;
         match origin {
             Origin::Stored(stored) => Some(self.checkpoint.tensor(stored)?.to_f32()),
+            Origin::Piece(..) => Some(
+                self.bytes(name, DType::F32)?
+                    .map(|bytes| bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
+            ),
             Origin::Fresh(fresh, init) => Some(Ok(fresh.draw(name, shape, *init))),
         }
     }
+}
+
+/// The bytes of elements of another type; `file` and `tensor` are for the message.
+fn converted<'a>(
+    bytes: &[u8],
+    from: DType,
+    to: DType,
+    file: &Path,
+    tensor: &str,
+) -> Result<Cow<'a, [u8]>, CheckpointError> {
+    let found = crate::checkpoint::convert_bytes(bytes, from, to).map(Cow::Owned);
+    found.ok_or_else(|| CheckpointError::Tensor {
+        file: file.into(),
+        tensor: tensor.into(),
+        reason: format!("{from} cannot be made {to}"),
+    })
 }
 
 #[cfg(test)]

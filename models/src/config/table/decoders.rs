@@ -1,0 +1,408 @@
+//! The rows of decoders.
+
+use super::{
+    Default, Field, Kind, ModelType, absent, eos, flag, float, int, nullable_flag, nullable_float, text, token,
+};
+
+/// What decoders of the llama line have in common, with llama's defaults. `rope_theta` and `rope_scaling` are what
+/// `rope_parameters` was before version 5.
+const LLAMA_LINE: &[Field] = &[
+    int("vocab_size", 32000),
+    int("hidden_size", 4096),
+    int("intermediate_size", 11008),
+    int("num_hidden_layers", 32),
+    int("num_attention_heads", 32),
+    absent("num_key_value_heads", Kind::Int),
+    text("hidden_act", "silu"),
+    int("max_position_embeddings", 2048),
+    float("initializer_range", 0.02),
+    float("rms_norm_eps", 1e-6),
+    flag("use_cache", true),
+    absent("pad_token_id", Kind::Int),
+    token("bos_token_id", 1),
+    eos(Default::Int(2)),
+    flag("tie_word_embeddings", false),
+    absent("rope_parameters", Kind::Object),
+    absent("rope_scaling", Kind::Object),
+    nullable_float("rope_theta", 10000.0),
+    absent("partial_rotary_factor", Kind::Float),
+    nullable_float("attention_dropout", 0.0),
+    flag("attention_bias", false),
+    absent("head_dim", Kind::Int),
+];
+
+pub(super) const LLAMA: ModelType = ModelType {
+    name: "llama",
+    class_prefix: "Llama",
+    fields: &[flag("mlp_bias", false), token("pretraining_tp", 1)],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};
+
+pub(super) const MISTRAL: ModelType = ModelType {
+    name: "mistral",
+    class_prefix: "Mistral",
+    fields: &[
+        int("intermediate_size", 14336),
+        token("num_key_value_heads", 8),
+        int("max_position_embeddings", 131072),
+        token("sliding_window", 4096),
+    ],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};
+
+pub(super) const QWEN2: ModelType = ModelType {
+    name: "qwen2",
+    class_prefix: "Qwen2",
+    fields: &[
+        int("vocab_size", 151936),
+        int("intermediate_size", 22016),
+        token("num_key_value_heads", 32),
+        int("max_position_embeddings", 32768),
+        absent("bos_token_id", Kind::Int),
+        eos(Default::Null),
+        flag("use_sliding_window", false),
+        token("sliding_window", 4096),
+        int("max_window_layers", 28),
+        absent("layer_types", Kind::TextList),
+    ],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};
+
+pub(super) const QWEN3: ModelType = ModelType {
+    name: "qwen3",
+    class_prefix: "Qwen3",
+    fields: &[
+        int("vocab_size", 151936),
+        int("intermediate_size", 22016),
+        token("num_key_value_heads", 32),
+        int("head_dim", 128),
+        int("max_position_embeddings", 32768),
+        absent("bos_token_id", Kind::Int),
+        eos(Default::Null),
+        flag("use_sliding_window", false),
+        token("sliding_window", 4096),
+        int("max_window_layers", 28),
+        absent("layer_types", Kind::TextList),
+    ],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};
+
+pub(super) const PHI3: ModelType = ModelType {
+    name: "phi3",
+    class_prefix: "Phi3",
+    fields: &[
+        int("vocab_size", 32064),
+        int("hidden_size", 3072),
+        int("intermediate_size", 8192),
+        float("resid_pdrop", 0.0),
+        float("embd_pdrop", 0.0),
+        int("max_position_embeddings", 4096),
+        int("original_max_position_embeddings", 4096),
+        float("rms_norm_eps", 1e-5),
+        token("pad_token_id", 32000),
+        eos(Default::Int(32000)),
+        absent("sliding_window", Kind::Int),
+    ],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};
+
+/// What the Gemmas have in common, besides the llama line.
+const fn gemma(name: &'static str, class_prefix: &'static str, fields: &'static [Field]) -> ModelType {
+    ModelType { name, class_prefix, fields, shared: LLAMA_LINE, aliases: &[] }
+}
+
+pub(super) const GEMMA: ModelType = gemma(
+    "gemma",
+    "Gemma",
+    &[
+        int("vocab_size", 256000),
+        int("hidden_size", 3072),
+        int("intermediate_size", 24576),
+        int("num_hidden_layers", 28),
+        int("num_attention_heads", 16),
+        int("num_key_value_heads", 16),
+        int("head_dim", 256),
+        text("hidden_act", "gelu_pytorch_tanh"),
+        // Older files name the activation here, and it counts.
+        absent("hidden_activation", Kind::Text),
+        int("max_position_embeddings", 8192),
+        token("pad_token_id", 0),
+        eos(Default::Int(1)),
+        token("bos_token_id", 2),
+        flag("tie_word_embeddings", true),
+        absent("use_bidirectional_attention", Kind::Bool),
+    ],
+);
+
+pub(super) const GEMMA2: ModelType = gemma(
+    "gemma2",
+    "Gemma2",
+    &[
+        int("vocab_size", 256000),
+        int("hidden_size", 2304),
+        int("intermediate_size", 9216),
+        int("num_hidden_layers", 26),
+        int("num_attention_heads", 8),
+        int("num_key_value_heads", 4),
+        int("head_dim", 256),
+        text("hidden_activation", "gelu_pytorch_tanh"),
+        int("max_position_embeddings", 8192),
+        token("pad_token_id", 0),
+        eos(Default::Int(1)),
+        token("bos_token_id", 2),
+        flag("tie_word_embeddings", true),
+        int("query_pre_attn_scalar", 256),
+        token("sliding_window", 4096),
+        absent("layer_types", Kind::TextList),
+        nullable_float("final_logit_softcapping", 30.0),
+        nullable_float("attn_logit_softcapping", 50.0),
+        absent("use_bidirectional_attention", Kind::Bool),
+    ],
+);
+
+pub(super) const GEMMA3_TEXT: ModelType = gemma(
+    "gemma3_text",
+    "Gemma3",
+    &[
+        int("vocab_size", 262208),
+        int("hidden_size", 2304),
+        int("intermediate_size", 9216),
+        int("num_hidden_layers", 26),
+        int("num_attention_heads", 8),
+        int("num_key_value_heads", 4),
+        int("head_dim", 256),
+        text("hidden_activation", "gelu_pytorch_tanh"),
+        int("max_position_embeddings", 131072),
+        token("pad_token_id", 0),
+        eos(Default::Int(1)),
+        token("bos_token_id", 2),
+        flag("tie_word_embeddings", true),
+        int("query_pre_attn_scalar", 256),
+        token("sliding_window", 4096),
+        int("sliding_window_pattern", 6),
+        absent("layer_types", Kind::TextList),
+        absent("final_logit_softcapping", Kind::Float),
+        absent("attn_logit_softcapping", Kind::Float),
+        nullable_flag("use_bidirectional_attention", false),
+        // Of layers with full attention; before version 5 the other kind had a field of its own.
+        nullable_float("rope_theta", 1000000.0),
+        nullable_float("rope_local_base_freq", 10000.0),
+    ],
+);
+
+pub(super) const GPT2: ModelType = ModelType {
+    name: "gpt2",
+    class_prefix: "GPT2",
+    fields: &[
+        int("vocab_size", 50257),
+        int("n_positions", 1024),
+        int("n_embd", 768),
+        int("n_layer", 12),
+        int("n_head", 12),
+        absent("n_inner", Kind::Int),
+        text("activation_function", "gelu_new"),
+        float("resid_pdrop", 0.1),
+        float("embd_pdrop", 0.1),
+        float("attn_pdrop", 0.1),
+        float("layer_norm_epsilon", 1e-5),
+        float("initializer_range", 0.02),
+        text("summary_type", "cls_index"),
+        flag("summary_use_proj", true),
+        absent("summary_activation", Kind::Text),
+        flag("summary_proj_to_labels", true),
+        float("summary_first_dropout", 0.1),
+        flag("scale_attn_weights", true),
+        flag("use_cache", true),
+        token("bos_token_id", 50256),
+        eos(Default::Int(50256)),
+        absent("pad_token_id", Kind::Int),
+        flag("scale_attn_by_inverse_layer_idx", false),
+        flag("reorder_and_upcast_attn", false),
+        flag("add_cross_attention", false),
+        flag("tie_word_embeddings", true),
+    ],
+    shared: &[],
+    aliases: &[
+        ("hidden_size", "n_embd"),
+        ("max_position_embeddings", "n_positions"),
+        ("num_attention_heads", "n_head"),
+        ("num_hidden_layers", "n_layer"),
+    ],
+};
+
+pub(super) const GPT_NEOX: ModelType = ModelType {
+    name: "gpt_neox",
+    class_prefix: "GPTNeoX",
+    fields: &[
+        int("vocab_size", 50432),
+        int("hidden_size", 6144),
+        int("num_hidden_layers", 44),
+        int("num_attention_heads", 64),
+        int("intermediate_size", 24576),
+        text("hidden_act", "gelu"),
+        float("attention_dropout", 0.0),
+        float("hidden_dropout", 0.0),
+        float("classifier_dropout", 0.1),
+        int("max_position_embeddings", 2048),
+        float("initializer_range", 0.02),
+        float("layer_norm_eps", 1e-5),
+        flag("use_cache", true),
+        token("bos_token_id", 0),
+        eos(Default::Int(2)),
+        absent("pad_token_id", Kind::Int),
+        flag("tie_word_embeddings", false),
+        flag("use_parallel_residual", true),
+        absent("rope_parameters", Kind::Object),
+        absent("rope_scaling", Kind::Object),
+        nullable_float("rotary_emb_base", 10000.0),
+        nullable_float("rotary_pct", 0.25),
+        flag("attention_bias", true),
+        flag("is_decoder", false),
+    ],
+    shared: &[],
+    aliases: &[("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")],
+};
+
+pub(super) const STARCODER2: ModelType = ModelType {
+    name: "starcoder2",
+    class_prefix: "Starcoder2",
+    fields: &[
+        int("vocab_size", 49152),
+        int("hidden_size", 3072),
+        int("intermediate_size", 12288),
+        int("num_hidden_layers", 30),
+        int("num_attention_heads", 24),
+        int("num_key_value_heads", 2),
+        text("hidden_act", "gelu_pytorch_tanh"),
+        int("max_position_embeddings", 4096),
+        float("initializer_range", 0.018042),
+        float("norm_epsilon", 1e-5),
+        token("bos_token_id", 50256),
+        eos(Default::Int(50256)),
+        absent("sliding_window", Kind::Int),
+        float("residual_dropout", 0.0),
+        float("embedding_dropout", 0.0),
+        flag("use_bias", true),
+        flag("tie_word_embeddings", true),
+    ],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};
+
+pub(super) const FALCON: ModelType = ModelType {
+    name: "falcon",
+    class_prefix: "Falcon",
+    fields: &[
+        int("vocab_size", 65024),
+        int("hidden_size", 4544),
+        int("num_hidden_layers", 32),
+        int("num_attention_heads", 71),
+        absent("num_ln_in_parallel_attn", Kind::Int),
+        float("layer_norm_epsilon", 1e-5),
+        float("initializer_range", 0.02),
+        flag("use_cache", true),
+        nullable_float("hidden_dropout", 0.0),
+        nullable_float("attention_dropout", 0.0),
+        absent("num_kv_heads", Kind::Int),
+        flag("alibi", false),
+        flag("new_decoder_architecture", false),
+        flag("multi_query", true),
+        flag("parallel_attn", true),
+        flag("bias", false),
+        int("max_position_embeddings", 2048),
+        absent("rope_parameters", Kind::Object),
+        absent("rope_scaling", Kind::Object),
+        nullable_float("rope_theta", 10000.0),
+        absent("partial_rotary_factor", Kind::Float),
+        token("bos_token_id", 11),
+        eos(Default::Int(11)),
+        absent("pad_token_id", Kind::Int),
+        absent("ffn_hidden_size", Kind::Int),
+        text("activation", "gelu"),
+        flag("tie_word_embeddings", true),
+    ],
+    shared: &[],
+    aliases: &[("n_embed", "hidden_size"), ("n_layer", "num_hidden_layers"), ("n_head", "num_attention_heads")],
+};
+
+pub(super) const SMOLLM3: ModelType = ModelType {
+    name: "smollm3",
+    class_prefix: "SmolLM3",
+    fields: &[
+        int("vocab_size", 128256),
+        int("hidden_size", 2048),
+        int("num_hidden_layers", 36),
+        int("num_attention_heads", 16),
+        token("num_key_value_heads", 4),
+        int("max_position_embeddings", 32768),
+        token("pad_token_id", 128004),
+        token("bos_token_id", 128000),
+        eos(Default::Int(128001)),
+        nullable_float("rope_theta", 2000000.0),
+        flag("use_sliding_window", false),
+        absent("sliding_window", Kind::Int),
+        absent("no_rope_layers", Kind::IntList),
+        int("no_rope_layer_interval", 4),
+        absent("layer_types", Kind::TextList),
+        flag("mlp_bias", false),
+        flag("tie_word_embeddings", true),
+    ],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};
+
+pub(super) const OLMO2: ModelType = ModelType {
+    name: "olmo2",
+    class_prefix: "Olmo2",
+    fields: &[
+        int("vocab_size", 50304),
+        token("pad_token_id", 1),
+        absent("bos_token_id", Kind::Int),
+        eos(Default::Int(50279)),
+        float("rms_norm_eps", 1e-5),
+    ],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};
+
+pub(super) const GRANITE: ModelType = ModelType {
+    name: "granite",
+    class_prefix: "Granite",
+    fields: &[
+        flag("mlp_bias", false),
+        float("embedding_multiplier", 1.0),
+        float("logits_scaling", 1.0),
+        float("residual_multiplier", 1.0),
+        float("attention_multiplier", 1.0),
+    ],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};
+
+pub(super) const COHERE: ModelType = ModelType {
+    name: "cohere",
+    class_prefix: "Cohere",
+    fields: &[
+        int("vocab_size", 256000),
+        int("hidden_size", 8192),
+        int("intermediate_size", 22528),
+        nullable_float("logit_scale", 0.0625),
+        int("num_hidden_layers", 40),
+        int("num_attention_heads", 64),
+        int("max_position_embeddings", 8192),
+        float("layer_norm_eps", 1e-5),
+        token("pad_token_id", 0),
+        token("bos_token_id", 5),
+        eos(Default::Int(255001)),
+        flag("tie_word_embeddings", true),
+        nullable_float("rope_theta", 500000.0),
+        nullable_flag("use_qk_norm", false),
+    ],
+    shared: LLAMA_LINE,
+    aliases: &[],
+};

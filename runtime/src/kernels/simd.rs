@@ -52,6 +52,14 @@ impl Element for f16 {
     }
 }
 
+impl Element for i8 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const i8) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_i8(p) }
+    }
+}
+
 /// Sixteen-lane arithmetic on one instruction set.
 pub(crate) trait Simd: Copy + 'static {
     /// Sixteen f32 lanes.
@@ -79,6 +87,9 @@ pub(crate) trait Simd: Copy + 'static {
     /// # Safety
     /// `p` is readable for 16 values.
     unsafe fn load_f16(self, p: *const f16) -> Self::V;
+    /// # Safety
+    /// `p` is readable for 16 values.
+    unsafe fn load_i8(self, p: *const i8) -> Self::V;
     /// # Safety
     /// `p` is writable for 16 values.
     unsafe fn store(self, p: *mut f32, v: Self::V);
@@ -179,6 +190,11 @@ impl Simd for Portable {
     unsafe fn load_f16(self, p: *const f16) -> Self::V {
         // SAFETY: the caller's promise.
         unsafe { p.cast::<[f16; LANES]>().read_unaligned() }.map(f16::to_f32)
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> Self::V {
+        // SAFETY: the caller's promise; an array of bytes has no alignment.
+        unsafe { p.cast::<[i8; LANES]>().read() }.map(f32::from)
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Self::V) {

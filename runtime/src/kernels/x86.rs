@@ -101,6 +101,10 @@ impl Simd for Avx2 {
         halves!(i => unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.add(8 * i).cast())) })
     }
     #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> Self::V {
+        halves!(i => unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8 * i).cast()))) })
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Self::V) {
         unsafe {
             _mm256_storeu_ps(p, v[0]);
@@ -262,6 +266,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_f16(self, p: *const f16) -> Self::V {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> Self::V {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Self::V) {

@@ -11,7 +11,7 @@
 use super::gemm::pieces;
 use super::isa::Isa;
 use super::scratch::with_scratch;
-use super::simd::{Kernel, LANES, Simd};
+use super::simd::{Element, Kernel, LANES, Simd};
 use super::tile::TileArgs;
 use super::vmath::{LOG2_E, exp2_of_negative};
 
@@ -102,7 +102,7 @@ const KEY_BLOCK: usize = 512;
 const QUERY_BLOCK: usize = 48;
 const LONG_QUERY_BLOCK: usize = 192;
 /// Query rows whose scores are held at once: at most a vector has lanes, so that the rows' maxima and sums are one.
-const SCORE_ROWS: usize = 12;
+pub(super) const SCORE_ROWS: usize = 12;
 
 struct Attention<'a> {
     args: &'a AttentionArgs,
@@ -252,7 +252,7 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
                     }
                     pad(scores, seen);
                 }
-                let shrink = exponentiate(s, scores, height, ld_scores, unit, maxima, sums);
+                let shrink = exponentiate(s, scores, ld_scores, height, ld_scores, unit, maxima, sums);
                 if key > 0 {
                     for (row, &factor) in shrink[..height].iter().enumerate() {
                         scale_row(s, outputs.add(row * width), width, factor);
@@ -297,7 +297,7 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
 /// # Safety
 /// See [`TileArgs`], for that many rows and panels.
 #[inline(always)]
-unsafe fn tiles<S: Simd>(s: S, rows: usize, panels: usize, all: TileArgs<f32>) {
+pub(super) unsafe fn tiles<S: Simd, E: Element>(s: S, rows: usize, panels: usize, all: TileArgs<E>) {
     for rows in pieces(0..rows, S::ROWS) {
         for panel in (0..panels).step_by(S::PANELS) {
             // SAFETY: the caller's promise.
@@ -389,15 +389,17 @@ unsafe fn finish_scores<S: Simd>(
     }
 }
 
-/// Turns `rows` rows of `n` scores into 2^(score · unit - m), m being the row's new running maximum of score · unit.
+/// Turns `rows` rows of `n` scores (`ld` apart) into 2^(score · unit - m), m being the row's new running maximum of score · unit.
 /// Updates maxima and sums (a lane for each row), and answers by what earlier results of each row shrink.
 ///
 /// # Safety
-/// `scores` holds the rows side by side, `rows` ≤ 16, `n` is a multiple of sixteen, and `unit` is positive.
+/// `scores` holds the rows `ld` apart, `rows` ≤ 16, `n` is a multiple of sixteen, and `unit` is positive.
 #[inline(always)]
-unsafe fn exponentiate<S: Simd>(
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn exponentiate<S: Simd>(
     s: S,
     scores: *mut f32,
+    ld: usize,
     rows: usize,
     n: usize,
     unit: S::V,
@@ -410,7 +412,7 @@ unsafe fn exponentiate<S: Simd>(
         let mut x = s.splat(f32::NEG_INFINITY);
         for i in (0..n).step_by(LANES) {
             // SAFETY: the caller's promise.
-            x = s.max(x, unsafe { s.load(scores.add(row * n + i)) });
+            x = s.max(x, unsafe { s.load(scores.add(row * ld + i)) });
         }
         *largest = x;
     }
@@ -433,7 +435,7 @@ unsafe fn exponentiate<S: Simd>(
         for i in (0..n).step_by(LANES) {
             // SAFETY: the caller's promise.
             unsafe {
-                let score = scores.add(row * n + i);
+                let score = scores.add(row * ld + i);
                 let power = exp2_of_negative(s, s.fma(s.load(score), unit, negated));
                 s.store(score, power);
                 x = s.add(x, power);

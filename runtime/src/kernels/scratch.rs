@@ -1,11 +1,12 @@
-//! Working memory of a thread, kept from call to call.
+//! Working memory, kept from call to call: of a thread, and of the threads of a call together.
 
 use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use super::simd::LANES;
 
 /// One cache line, so that scratch vectors are aligned to theirs.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct Line([f32; LANES]);
 
@@ -25,4 +26,30 @@ pub(crate) fn with_scratch<T>(floats: usize, f: impl FnOnce(&mut [f32]) -> T) ->
         let values = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<f32>(), count * LANES) };
         f(&mut values[..floats])
     })
+}
+
+/// Working memory that the threads of a call share. A program needs one for each call that runs at a time.
+#[derive(Debug, Default)]
+pub struct SharedScratch(Mutex<Vec<Line>>);
+
+impl SharedScratch {
+    /// None yet: it grows as kernels need it.
+    pub fn new() -> SharedScratch {
+        SharedScratch::default()
+    }
+
+    /// `floats` values, aligned to 64 bytes, their contents arbitrary.
+    ///
+    /// All threads of a call ask for the same count, so whoever comes first lets it grow, and no thread of an earlier
+    /// kernel is still at work then: it stays where it is until all of them are through.
+    pub(crate) fn reserve(&self, floats: usize) -> *mut f32 {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = floats.div_ceil(LANES);
+        if lines.len() < count {
+            // What earlier kernels left is of no use, and not to be copied.
+            lines.clear();
+            lines.resize(count, Line([0.0; LANES]));
+        }
+        lines.as_mut_ptr().cast()
+    }
 }

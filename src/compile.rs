@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lith_codegen::{Storage, Target, WeightData};
+use lith_codegen::{Target, WeightData, WeightStorage};
 use lith_ir::DType;
 use lith_passes::{Compiled, Stage};
 use lith_runtime::model::ENTRY;
@@ -15,8 +15,8 @@ use crate::model::{Model, ModelOptions, Opened};
 /// How a model is compiled.
 #[derive(Clone)]
 pub struct CompileOptions {
-    /// How weights in panels are stored; computation is in `f32`.
-    pub storage: Storage,
+    /// How weights in panels are stored (`F32`, `F16` or `Bf16`); computation is in `f32`.
+    pub storage: DType,
     /// The processor.
     pub target: Target,
 }
@@ -28,9 +28,9 @@ impl CompileOptions {
     /// When a name is unknown.
     pub fn new(dtype: &str, target: &str) -> Result<CompileOptions> {
         let storage = match dtype.strip_prefix("torch.").unwrap_or(dtype) {
-            "float32" | "f32" => Storage::F32,
-            "float16" | "f16" => Storage::F16,
-            "bfloat16" | "bf16" => Storage::Bf16,
+            "float32" | "f32" => DType::F32,
+            "float16" | "f16" => DType::F16,
+            "bfloat16" | "bf16" => DType::Bf16,
             other => {
                 return Err(Error::input(format!("--dtype {other}: expected float32, float16 or bfloat16")));
             }
@@ -66,7 +66,8 @@ impl Compilation {
     /// When code generation fails, which is a bug, or the program asks for more than the target has.
     pub fn module(&self) -> Result<lith_codegen::Module> {
         let Compiled { program, plan } = &self.compiled;
-        lith_codegen::compile(program, plan, &self.options.target, self.options.storage).map_err(Error::failure)
+        lith_codegen::compile(program, plan, &self.options.target, &WeightStorage::of(self.options.storage))
+            .map_err(Error::failure)
     }
 
     /// Writes the artifact under a temporary name, then renames it.
@@ -80,7 +81,7 @@ impl Compilation {
         let assets: Vec<(&str, &[u8])> = self.model.assets.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
         let mut weights = |name: &str| -> Result<WeightData<'_>> {
             let bytes = self.model.parameter(name, DType::F32)?;
-            Ok(WeightData { dtype: DType::F32, bytes })
+            Ok(WeightData::Elements { dtype: DType::F32, bytes })
         };
         lith_codegen::write_artifact(path, &module, &mut weights, &assets)
     }

@@ -128,7 +128,8 @@ fn verify_finds_wrong_code() {
     module.set_model(serde_json::to_value(&compilation.model.info).unwrap());
     let write = |module: &lith_codegen::Module| {
         let mut weights = |name: &str| -> lith::Result<lith_codegen::WeightData<'_>> {
-            Ok(lith_codegen::WeightData { dtype: DType::F32, bytes: compilation.model.parameter(name, DType::F32)? })
+            let bytes = compilation.model.parameter(name, DType::F32)?;
+            Ok(lith_codegen::WeightData::Elements { dtype: DType::F32, bytes })
         };
         lith_codegen::write_artifact(&path, module, &mut weights, &[]).unwrap();
         lith::verify::verify(&lith::Program::open(&path, 1).unwrap(), 1, 100, 0).unwrap()

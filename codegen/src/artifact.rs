@@ -8,20 +8,25 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use lith_ir::DType;
+use lith_ir::quant::QuantMatrix;
 use lith_runtime::artifact::format::{ELF_OS_ABI, Header, PAGE, Section, crc32, encode_assets, section};
-use lith_runtime::kernels::pack_panels;
 use lith_runtime::manifest::ParamEntry;
 
-use crate::constants::storage;
+use crate::pack::{pack_floats, pack_quantized};
 use crate::{CodegenError, Module};
 
-/// A parameter's values as the caller has them: row-major, little-endian, in the shape the program says.
+/// A parameter's values as the caller has them, in the shape the program says.
 #[derive(Clone, Debug)]
-pub struct WeightData<'a> {
-    /// Element type; any floating-point type where the program says one.
-    pub dtype: DType,
-    /// The elements.
-    pub bytes: Cow<'a, [u8]>,
+pub enum WeightData<'a> {
+    /// Plain elements.
+    Elements {
+        /// Element type; any floating-point type where the program says one.
+        dtype: DType,
+        /// The elements, row-major, little-endian.
+        bytes: Cow<'a, [u8]>,
+    },
+    /// Codes, of the scheme the parameter is to be stored by.
+    Quantized(QuantMatrix),
 }
 
 /// Writes an artifact under a temporary name, then renames it. `weights` gives each parameter by name; `assets` are
@@ -49,7 +54,12 @@ pub fn write_artifact<'w, E: From<CodegenError>>(
     for entry in &module.manifest.params {
         out.pad_to(layout.weights + entry.offset)?;
         let data = weights(&entry.name)?;
-        out.write(&stored(entry, &data)?)?;
+        let bytes = stored(entry, &data)?;
+        if bytes.len() as u64 != entry.bytes {
+            let problem = format!("{} bytes packed, {} planned", bytes.len(), entry.bytes);
+            return Err(CodegenError::Weight { name: entry.name.clone(), problem }.into());
+        }
+        out.write(&bytes)?;
     }
     out.pad_to(layout.size)?;
     out.out.flush().map_err(io)?;
@@ -208,27 +218,35 @@ fn elf_head(header: &Header) -> Vec<u8> {
 /// A parameter as it is stored.
 fn stored<'a>(entry: &ParamEntry, data: &'a WeightData<'_>) -> Result<Cow<'a, [u8]>, CodegenError> {
     let wrong = |problem: String| CodegenError::Weight { name: entry.name.clone(), problem };
-    let elements = entry.shape.iter().product::<usize>();
-    if elements.checked_mul(data.dtype.size()) != Some(data.bytes.len()) {
-        let (found, dtype, shape) = (data.bytes.len(), data.dtype, &entry.shape);
-        return Err(wrong(format!("{found} bytes of {dtype} for shape {shape:?}")));
-    }
-    let rows = convert(data, entry.dtype).ok_or_else(|| wrong(format!("{} for {}", data.dtype, entry.dtype)))?;
-    if !entry.panels {
-        return Ok(rows);
-    }
-    let ([n, k], Some(storage)) = (entry.shape[..].try_into().unwrap_or([0, 0]), storage(entry.dtype)) else {
-        return Err(wrong(format!("panels of {}", entry.dtype)));
+    let (dtype, bytes) = match (data, &entry.scheme) {
+        (WeightData::Elements { dtype, bytes }, None) => (*dtype, bytes),
+        (WeightData::Quantized(matrix), Some(scheme)) => {
+            if (matrix.scheme, &[matrix.rows, matrix.cols][..]) != (*scheme, &entry.shape) {
+                let (rows, cols, found) = (matrix.rows, matrix.cols, matrix.scheme);
+                return Err(wrong(format!("{rows} by {cols} codes of {found:?} for {:?} of {scheme:?}", entry.shape)));
+            }
+            matrix.check().map_err(|e| wrong(e.to_string()))?;
+            return Ok(pack_quantized(matrix).map_err(|e| wrong(e.to_string()))?.into());
+        }
+        (WeightData::Elements { .. }, Some(_)) => return Err(wrong("plain elements where codes are stored".into())),
+        (WeightData::Quantized(_), None) => return Err(wrong(format!("codes where {} is stored", entry.dtype))),
     };
-    let mut panels = vec![0; entry.bytes as usize];
-    pack_panels(&rows, storage, n, k, &mut panels).map_err(|e| wrong(e.to_string()))?;
-    Ok(panels.into())
+    let elements = entry.shape.iter().product::<usize>();
+    if elements.checked_mul(dtype.size()) != Some(bytes.len()) {
+        return Err(wrong(format!("{} bytes of {dtype} for shape {:?}", bytes.len(), entry.shape)));
+    }
+    let rows = convert(dtype, bytes, entry.dtype).ok_or_else(|| wrong(format!("{dtype} for {}", entry.dtype)))?;
+    match entry.shape[..] {
+        _ if !entry.panels => Ok(rows),
+        [n, k] => Ok(pack_floats(&rows, entry.dtype, n, k).map_err(|e| wrong(e.to_string()))?.into()),
+        _ => Err(wrong(format!("panels of shape {:?}", entry.shape))),
+    }
 }
 
 /// Values in another floating-point type, rounded once; `None` for other types.
-fn convert<'a>(data: &'a WeightData<'_>, to: DType) -> Option<Cow<'a, [u8]>> {
-    if data.dtype == to {
-        return Some(Cow::Borrowed(&data.bytes));
+fn convert(from: DType, bytes: &[u8], to: DType) -> Option<Cow<'_, [u8]>> {
+    if from == to {
+        return Some(Cow::Borrowed(bytes));
     }
     fn each<const N: usize>(bytes: &[u8], to: DType, value: impl Fn([u8; N]) -> f64) -> Option<Vec<u8>> {
         let values = bytes.as_chunks::<N>().0.iter().map(|b| value(*b));
@@ -240,11 +258,11 @@ fn convert<'a>(data: &'a WeightData<'_>, to: DType) -> Option<Cow<'a, [u8]>> {
             _ => return None,
         })
     }
-    let converted = match data.dtype {
-        DType::F64 => each(&data.bytes, to, f64::from_le_bytes),
-        DType::F32 => each(&data.bytes, to, |b| f32::from_le_bytes(b).into()),
-        DType::F16 => each(&data.bytes, to, |b| f16::from_le_bytes(b).to_f64()),
-        DType::Bf16 => each(&data.bytes, to, |b| bf16::from_le_bytes(b).to_f64()),
+    let converted = match from {
+        DType::F64 => each(bytes, to, f64::from_le_bytes),
+        DType::F32 => each(bytes, to, |b| f32::from_le_bytes(b).into()),
+        DType::F16 => each(bytes, to, |b| f16::from_le_bytes(b).to_f64()),
+        DType::Bf16 => each(bytes, to, |b| bf16::from_le_bytes(b).to_f64()),
         _ => None,
     };
     converted.map(Cow::Owned)

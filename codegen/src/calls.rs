@@ -59,8 +59,7 @@ impl GraphCode<'_, '_, '_> {
             addresses.push(self.table_address(value, layouts.get(i).copied().unwrap_or(Layout::Rows))?);
         }
         for result in 0..results.len() {
-            let base = self.address(Value { node: core, result: result as u32 }, Layout::Rows)?;
-            addresses.push(Address { base, offset: 0 });
+            addresses.push(self.table_address(Value { node: core, result: result as u32 }, Layout::Rows)?);
         }
         let offset = self.dim(offset);
         let base = self.b.int(IntOp::Add, self.arena, offset);
@@ -68,7 +67,7 @@ impl GraphCode<'_, '_, '_> {
         Ok(addresses)
     }
 
-    /// Weights differ from call to call and go by their offset; all else has few addresses, which repeat.
+    /// Weights and states differ from call to call and go by their offset; all else has few addresses, which repeat.
     fn table_address(&mut self, value: Value, layout: Layout) -> Result<Address, CodegenError> {
         match self.plan.places.get(&self.root(value)) {
             Some(Place::Param(name)) => {
@@ -77,6 +76,11 @@ impl GraphCode<'_, '_, '_> {
                 };
                 let offset = entry.offset as i64;
                 let base = self.field(self.context, offset_of!(Context, weights) as i32);
+                Ok(Address { base, offset })
+            }
+            Some(Place::State(name)) => {
+                let name = name.clone();
+                let (base, offset) = self.state(&name)?;
                 Ok(Address { base, offset })
             }
             _ => Ok(Address { base: self.address(value, layout)?, offset: 0 }),

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cranelift_codegen::ir::Function;
 use cranelift_codegen::isa::CallConv;
-use lith_ir::dim::Atom;
-use lith_ir::plan::{KernelKind, Layout, Place, Plan};
-use lith_ir::{DType, Dim, Graph, NodeId, Op, Program, Value};
-use lith_runtime::kernels::Storage;
-use lith_runtime::manifest::{ArgEntry, ArgSize, EntryPoint, Manifest, ResultEntry, StateEntry, SymbolEntry};
+use lith_ir::plan::{KernelKind, Layout, PAGE_TOKENS, Place, Plan};
+use lith_ir::quant::Storage;
+use lith_ir::{DType, Op, Program, Value};
+use lith_runtime::manifest::{CacheEntry, EntryPoint, Manifest, ResultEntry, StateEntry, SymbolEntry};
 
+use crate::arguments::{arguments, sequences};
 use crate::constants::Weights;
 use crate::entry::{Shared, compile_graph};
 use crate::link::{Linked, Text, compile_function};
@@ -64,20 +64,40 @@ impl Module {
     }
 }
 
-/// Compiles a program by its plan. `storage` is how `f32` weights of contractions, and tables that only loops look
-/// values up in, are stored; computation stays in `f32`.
+/// How `f32` parameters are stored; computation stays in `f32`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightStorage {
+    /// The type of weights in panels, and of tables that only loops look values up in: `F32`, `F16` or `Bf16`.
+    pub default: DType,
+    /// Parameters that are stored otherwise. Codes are possible for those that are in panels only.
+    pub by_param: BTreeMap<String, Storage>,
+}
+
+impl WeightStorage {
+    /// All of one type: `F32`, `F16` or `Bf16`.
+    pub fn of(default: DType) -> WeightStorage {
+        WeightStorage { default, by_param: BTreeMap::new() }
+    }
+
+    fn get(&self, name: &str) -> Storage {
+        self.by_param.get(name).copied().unwrap_or(Storage::Float(self.default))
+    }
+}
+
+/// Compiles a program by its plan.
 ///
 /// # Errors
-/// When the plan is not one of this program, or a parameter has no fixed size.
-pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage) -> Result<Module, CodegenError> {
+/// When the plan is not one of this program, a parameter has no fixed size, or one is to be stored as it cannot be.
+pub fn compile(
+    program: &Program,
+    plan: &Plan,
+    target: &Target,
+    storage: &WeightStorage,
+) -> Result<Module, CodegenError> {
     let rows_in_half = halvable_rows(program, plan);
-    let panels = match storage {
-        Storage::F32 => DType::F32,
-        Storage::Bf16 => DType::Bf16,
-        Storage::F16 => DType::F16,
-    };
-    let stored = |name: &str, layout: Layout| {
-        if layout == Layout::Panels || rows_in_half.contains(name) { panels } else { DType::F32 }
+    let stored = |name: &str, layout: Layout| match storage.get(name) {
+        Storage::Float(_) if layout == Layout::Rows && !rows_in_half.contains(name) => Storage::Float(DType::F32),
+        storage => storage,
     };
     let weights = Weights::new(program, plan, stored)?;
     let mut shared = Shared {
@@ -87,7 +107,9 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
         text: Text::new(target),
         functions: BTreeMap::new(),
         arg_layouts: plan.graphs.iter().map(|(n, p)| (n.clone(), p.arg_layouts.clone())).collect(),
-        panels,
+        panels: crate::pack::panels(storage.default),
+        cache: plan.cache.as_ref(),
+        kernels: Vec::new(),
         fma: target.has_fma(),
     };
     for (name, _) in program.graphs() {
@@ -115,6 +137,7 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
                 arena,
                 args: arguments(program, name, graph)?,
                 results,
+                sequences: sequences(program, name, graph)?,
             });
         }
     }
@@ -124,6 +147,7 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
     let dims_code = shared.text.offset(id).unwrap_or_default();
     let dims = shared.tables.dims.len();
     let consts = shared.tables.constants.into_bytes();
+    let kernels = shared.kernels;
     let Linked { bytes, entries: code, functions } = shared.text.finish()?;
     let manifest = Manifest {
         name: program.name.clone(),
@@ -132,7 +156,9 @@ pub fn compile(program: &Program, plan: &Plan, target: &Target, storage: Storage
         dims_code,
         entries,
         params: weights.entries,
-        states: states(program)?,
+        states: states(program, plan)?,
+        cache: cache(program, plan)?,
+        kernels,
         code,
         model: serde_json::Value::Null,
     };
@@ -158,65 +184,29 @@ fn symbols(program: &Program) -> Vec<SymbolEntry> {
     program.symbols.iter().map(entry).collect()
 }
 
-fn states(program: &Program) -> Result<Vec<StateEntry>, CodegenError> {
+fn states(program: &Program, plan: &Plan) -> Result<Vec<StateEntry>, CodegenError> {
     let entry = |(name, ty): (&String, &lith_ir::Type)| {
+        if let Some(part) = plan.cache.as_ref().and_then(|c| c.parts.get(name)) {
+            return Ok(StateEntry { name: name.clone(), bytes: part.bytes, page_offset: Some(part.offset) });
+        }
         let bytes = ty.bytes().as_const().and_then(|b| u64::try_from(b).ok());
         let bytes = bytes.ok_or_else(|| CodegenError::Plan {
             graph: program.name.clone(),
             problem: format!("state `{name}` of {ty} has no fixed size"),
         })?;
-        Ok(StateEntry { name: name.clone(), bytes })
+        Ok(StateEntry { name: name.clone(), bytes, page_offset: None })
     };
     program.states.iter().map(entry).collect()
 }
 
-/// The arguments of an entry point for the manifest.
-fn arguments(program: &Program, name: &str, graph: &Graph) -> Result<Vec<ArgEntry>, CodegenError> {
-    let mut entries = Vec::new();
-    for (index, node) in graph.args().into_iter().enumerate() {
-        let Op::Arg { name: arg, ty, .. } = &graph.node(node).op else { continue };
-        let size = |d: &Dim| {
-            arg_size(program, d).ok_or_else(|| CodegenError::Plan {
-                graph: name.into(),
-                problem: format!("argument `{arg}` is {ty}: `{d}` is neither a constant nor a symbol plus one"),
-            })
-        };
-        let tokens = offsets_of(program, graph, index, 0);
-        let offsets_of = tokens.as_ref().and_then(|d| match arg_size(program, d) {
-            Some(ArgSize::Symbol { symbol, offset: 0 }) => Some(symbol),
-            _ => None,
-        });
-        let shape = ty.shape.iter().map(size).collect::<Result<_, _>>()?;
-        entries.push(ArgEntry { name: arg.clone(), dtype: ty.dtype, shape, offsets_of });
-    }
-    Ok(entries)
-}
-
-fn arg_size(program: &Program, dim: &Dim) -> Option<ArgSize> {
-    if let Some(c) = dim.as_const() {
-        return Some(ArgSize::Constant(u64::try_from(c).ok()?));
-    }
-    let [symbol] = &dim.symbols()[..] else { return None };
-    let offset = (dim.clone() - Dim::symbol(symbol)).as_const()?;
-    let linear = dim.terms().all(|(atoms, _)| atoms.iter().all(|a| matches!(a, Atom::Symbol(_))));
-    let symbol = program.symbols.keys().position(|s| s == symbol).filter(|_| linear)?;
-    Some(ArgSize::Symbol { symbol, offset })
-}
-
-/// The number of tokens that an argument divides into sequences, when it is used as their offsets, here or in a called
-/// function.
-fn offsets_of(program: &Program, graph: &Graph, index: usize, depth: usize) -> Option<Dim> {
-    let arg: NodeId = *graph.args().get(index)?;
-    graph.users(arg.into()).into_iter().find_map(|(user, position)| match (&graph.node(user).op, position) {
-        (Op::PackedAttention { .. }, 3) | (Op::SegmentPool { .. }, 1) => {
-            graph.operand(user, 0).and_then(|x| graph.ty(x).shape.first().cloned())
-        }
-        (Op::SegmentIds { tokens }, 0) => Some(tokens.clone()),
-        (Op::Call { function, .. }, _) if depth < 64 => {
-            offsets_of(program, program.functions.get(function)?, position, depth + 1)
-        }
-        _ => None,
-    })
+fn cache(program: &Program, plan: &Plan) -> Result<Option<CacheEntry>, CodegenError> {
+    let Some(cache) = &plan.cache else { return Ok(None) };
+    let wrong = |problem: String| CodegenError::Plan { graph: program.name.clone(), problem };
+    let pages = program.symbols.keys().position(|s| *s == cache.pages);
+    let pages = pages.ok_or_else(|| wrong(format!("no symbol `{}` counts the pages", cache.pages.name())))?;
+    let page_bytes = usize::try_from(cache.page_bytes).ok().filter(|b| b % 64 == 0);
+    let page_bytes = page_bytes.ok_or_else(|| wrong(format!("pages of {} bytes", cache.page_bytes)))?;
+    Ok(Some(CacheEntry { page_tokens: PAGE_TOKENS, page_bytes, pages }))
 }
 
 /// Matrices whose row-major form only loops of entry points read: these convert what they load.
@@ -230,12 +220,16 @@ fn halvable_rows(program: &Program, plan: &Plan) -> BTreeSet<String> {
         };
         for kernel in &graph_plan.kernels {
             for &node in &kernel.nodes {
-                let linear = matches!(graph.node(node).op, Op::Linear {});
+                let in_panels = |position: usize| match graph.node(node).op {
+                    Op::Linear {} => position == 1,
+                    Op::Gather { .. } => position == 0 && matches!(kernel.kind, KernelKind::Embedding { .. }),
+                    _ => false,
+                };
                 for (position, value) in graph.operands(node).into_iter().enumerate() {
                     let Some((value, name)) = value.and_then(|v| Some((v, param(v)?))) else { continue };
                     if kernel.kind == KernelKind::Loop && graph.ty(value).rank() >= 2 {
                         read.insert(name);
-                    } else if !(linear && position == 1) {
+                    } else if !in_panels(position) {
                         other.insert(name);
                     }
                 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use lith_ir::plan::{Layout, Plan};
+use lith_ir::quant::Storage;
 use lith_ir::{DType, Literal, Program};
-use lith_runtime::kernels::{Storage, panels_len};
 use lith_runtime::manifest::ParamEntry;
 
 use crate::CodegenError;
+use crate::pack::packed_len;
 
 /// Every weight and every constant larger than a vector starts at a multiple of this: a cache line.
 const ALIGNMENT: usize = 64;
@@ -55,11 +56,12 @@ impl Weights {
     /// how `f32` is stored.
     ///
     /// # Errors
-    /// When the size of a parameter is not known or does not fit this machine.
+    /// When the size of a parameter is not known or does not fit this machine, or it is to be codes where something reads
+    /// rows.
     pub fn new(
         program: &Program,
         plan: &Plan,
-        stored: impl Fn(&str, Layout) -> DType,
+        stored: impl Fn(&str, Layout) -> Storage,
     ) -> Result<Weights, CodegenError> {
         let mut weights = Weights::default();
         let mut end = 0u64;
@@ -68,13 +70,21 @@ impl Weights {
             let ty = program.params.get(name).ok_or_else(|| wrong("is not one of the program".into()))?;
             let shape = ty.static_shape().ok_or_else(|| wrong(format!("{ty} has no fixed size")))?;
             for &layout in layouts {
-                let dtype = if ty.dtype == DType::F32 { stored(name, layout) } else { ty.dtype };
+                let storage = if ty.dtype == DType::F32 { stored(name, layout) } else { Storage::Float(ty.dtype) };
+                let (dtype, scheme) = match storage {
+                    Storage::Float(dtype) => (dtype, None),
+                    Storage::Quantized(scheme) => (ty.dtype, Some(scheme)),
+                };
                 let bytes = match (layout, &shape[..]) {
-                    (Layout::Panels, &[n, k]) => {
-                        let storage = storage(dtype).ok_or_else(|| wrong(format!("{dtype} in panels")))?;
-                        panels_len(n, k, storage).map_err(|e| wrong(e.to_string()))?
-                    }
+                    (Layout::Panels, &[n, k]) => packed_len(n, k, &storage).map_err(|e| wrong(e.to_string()))?,
                     (Layout::Panels, _) => return Err(wrong(format!("{ty} in panels"))),
+                    (Layout::Rows, _) if scheme.is_some() => {
+                        return Err(wrong(
+                            "is quantized, and needed row by row: only weights of linear layers and tables \
+                                          of embeddings can be"
+                                .into(),
+                        ));
+                    }
                     (Layout::Rows, shape) => shape
                         .iter()
                         .try_fold(dtype.size(), |a, &d| a.checked_mul(d))
@@ -86,6 +96,7 @@ impl Weights {
                 weights.entries.push(ParamEntry {
                     name: name.clone(),
                     dtype,
+                    scheme,
                     shape: shape.clone(),
                     panels: layout == Layout::Panels,
                     offset,
@@ -99,15 +110,5 @@ impl Weights {
     /// A parameter in a layout.
     pub fn get(&self, name: &str, layout: Layout) -> Option<&ParamEntry> {
         self.index.get(&(name.to_string(), layout)).map(|&i| &self.entries[i])
-    }
-}
-
-/// How panels of this dtype are stored.
-pub fn storage(dtype: DType) -> Option<Storage> {
-    match dtype {
-        DType::F32 => Some(Storage::F32),
-        DType::Bf16 => Some(Storage::Bf16),
-        DType::F16 => Some(Storage::F16),
-        _ => None,
     }
 }

@@ -1,21 +1,21 @@
 //! Functions and entry points as machine code: for every kernel of the plan this thread's share of a loop, or a call of
-//! the runtime with its arguments, and barriers between kernels that touch the same bytes. Knows the plan; knows of loops
-//! only that they are functions.
+//! a core ([`crate::cores`]), and barriers between kernels that touch the same bytes. Knows the plan; knows of loops only
+//! that they are functions.
 
 use std::collections::{BTreeMap, HashMap};
-use std::mem::{offset_of, size_of};
+use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{AbiParam, InstBuilder, Signature, types};
 use cranelift_codegen::isa::CallConv;
-use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Layout, Place};
-use lith_ir::{DType, Dim, Graph, NodeId, Op, Program, Value};
+use lith_ir::plan::{CachePlan, GraphPlan, Kernel, KernelKind, Layout, Place};
+use lith_ir::{Dim, Graph, NodeId, Op, Program, Value};
 use lith_runtime::abi::{Context, Table};
-use lith_runtime::kernels::{AttentionArgs, DotArgs, GemmArgs};
+use lith_runtime::manifest::KernelEntry;
 
 use crate::CodegenError;
 use crate::builder::{At, Builder, ENTRY, IntOp, plain};
-use crate::constants::{Weights, storage};
+use crate::constants::Weights;
 use crate::hazards::{Access, Hazards, Region};
 use crate::link::{FunctionId, Text, import};
 use crate::loops::{Buffer, ENV_HEAD, LoopKernel, Span, Tables, compile_loop};
@@ -39,8 +39,12 @@ pub struct Shared<'p, 't> {
     pub functions: BTreeMap<String, FunctionId>,
     /// How each function takes its arguments.
     pub arg_layouts: BTreeMap<String, Vec<Layout>>,
-    /// Storage of panels that are arguments.
-    pub panels: DType,
+    /// Storage of panels.
+    pub panels: lith_runtime::kernels::Storage,
+    /// Where states in pages lie.
+    pub cache: Option<&'p CachePlan>,
+    /// The kernels so far; their index is the number that code gives them.
+    pub kernels: Vec<KernelEntry>,
     /// Whether a fused multiply-add is one instruction.
     pub fma: bool,
 }
@@ -50,6 +54,21 @@ pub(crate) fn signature(params: usize) -> Signature {
     let mut signature = Signature::new(CallConv::SystemV);
     signature.params.extend((0..params).map(|_| AbiParam::new(types::I64)));
     signature
+}
+
+/// What kind of code a kernel is, for profiles.
+fn kernel_kind(kind: &KernelKind) -> &'static str {
+    match kind {
+        KernelKind::Loop => "loop",
+        KernelKind::Copy => "copy",
+        KernelKind::Contraction { .. } => "gemm",
+        KernelKind::Dot { .. } => "dot",
+        KernelKind::Attention { .. } => "attention",
+        KernelKind::Rope { .. } => "rope",
+        KernelKind::CacheAppend { .. } => "append",
+        KernelKind::Embedding { .. } => "embedding",
+        KernelKind::Call { .. } => "call",
+    }
 }
 
 /// Compiles a function `(context, thread, threads, arena, arguments, results)`, or an entry point, which is a
@@ -201,11 +220,9 @@ impl GraphCode<'_, '_, '_> {
                 offset_from(self, base, offset)
             }
             Some(Place::State(name)) => {
-                let Some(index) = self.shared.program.states.keys().position(|n| n == name) else {
-                    return self.wrong(format!("no state `{name}`"));
-                };
-                let states = self.field(self.context, offset_of!(Context, states) as i32);
-                self.field(states, 8 * index as i32)
+                let (base, offset) = self.state(name)?;
+                let offset = self.b.iconst(offset);
+                offset_from(self, base, offset)
             }
             Some(Place::Alias(_)) | None => {
                 let node = self.graph.node(value.node);
@@ -218,6 +235,18 @@ impl GraphCode<'_, '_, '_> {
         Ok(at)
     }
 
+    /// Base address and offset of a state: its part of the first page, for one in pages.
+    pub(crate) fn state(&mut self, name: &str) -> Result<(At, i64), CodegenError> {
+        if let Some(part) = self.shared.cache.and_then(|c| c.parts.get(name)) {
+            return Ok((self.field(self.context, offset_of!(Context, pages) as i32), part.offset as i64));
+        }
+        let Some(index) = self.shared.program.states.keys().position(|n| n == name) else {
+            return self.wrong(format!("no state `{name}`"));
+        };
+        let states = self.field(self.context, offset_of!(Context, states) as i32);
+        Ok((self.field(states, 8 * index as i32), 0))
+    }
+
     /// The bytes of a value, to find out which kernels touch the same ones.
     fn region(&self, value: Value) -> Region {
         let value = self.root(value);
@@ -226,6 +255,7 @@ impl GraphCode<'_, '_, '_> {
             Some(Place::Arena(offset)) => Region::Arena(offset.clone(), size),
             Some(Place::Result(i)) => Region::Result(*i),
             Some(Place::State(name)) => Region::State(name.clone()),
+            Some(Place::Arg(i)) => Region::Arg(*i),
             _ => Region::Constant,
         }
     }
@@ -236,7 +266,7 @@ impl GraphCode<'_, '_, '_> {
         self.hazards.clear();
     }
 
-    fn call_table(&mut self, offset: usize, args: &[At]) {
+    pub(crate) fn call_table(&mut self, offset: usize, args: &[At]) {
         let function = self.field(self.table, offset as i32);
         let signature = self.b.func.import_signature(signature(args.len()));
         let args: Vec<_> = args.iter().map(|a| a.v).collect();
@@ -249,12 +279,12 @@ impl GraphCode<'_, '_, '_> {
         self.b.cursor(ENTRY).ins().call(function, &args);
     }
 
-    fn store(&mut self, base: At, offset: usize, value: At) {
+    pub(crate) fn store(&mut self, base: At, offset: usize, value: At) {
         self.b.cursor(ENTRY).ins().store(plain(), value.v, base.v, offset as i32);
     }
 
     /// Values that a kernel reads from memory, in a fixed order.
-    fn operands(&self, kernel: &Kernel) -> Vec<Value> {
+    pub(crate) fn operands(&self, kernel: &Kernel) -> Vec<Value> {
         let mut found = Vec::new();
         for &node in &kernel.nodes {
             for v in self.graph.inputs(node) {
@@ -270,18 +300,35 @@ impl GraphCode<'_, '_, '_> {
         let mut accesses: Vec<Access> =
             self.operands(kernel).into_iter().map(|v| Access { region: self.region(v), write: false }).collect();
         accesses.extend(kernel.outputs.iter().map(|&v| Access { region: self.region(v), write: true }));
+        if let KernelKind::Attention { core } = kernel.kind
+            && matches!(self.graph.node(core).op, Op::PagedAttention { .. })
+        {
+            accesses.push(Access { region: Region::Scratch, write: true });
+        }
         if self.hazards.conflict(&accesses, &self.shared.program.symbols) {
             self.barrier();
         }
+        let name = self.kernel_name(index, kernel);
+        self.mark(name, kernel_kind(&kernel.kind));
         match kernel.kind {
             KernelKind::Loop | KernelKind::Copy => self.loops(index, kernel)?,
             KernelKind::Contraction { core } => self.contraction(index, kernel, core)?,
             KernelKind::Dot { core } => self.dot(kernel, core)?,
             KernelKind::Attention { core } => self.attention(kernel, core)?,
+            KernelKind::Rope { core } => self.rope(kernel, core)?,
+            KernelKind::CacheAppend { core } => self.cache_append(kernel, core)?,
+            KernelKind::Embedding { core } => self.embedding(kernel, core)?,
             KernelKind::Call { .. } => return self.wrong("a call outside a run of calls"),
         }
         self.hazards.add(accesses);
         Ok(())
+    }
+
+    /// Tells the runtime that the thread comes to a kernel, should it want to know.
+    fn mark(&mut self, name: String, kind: &str) {
+        let number = self.b.iconst(self.shared.kernels.len() as i64);
+        self.shared.kernels.push(KernelEntry { name, kind: kind.into() });
+        self.call_table(offset_of!(Table, kernel_starts), &[self.context, number]);
     }
 
     /// The memory of a loop's operands: the buffers by value and their addresses by slot.
@@ -304,7 +351,11 @@ impl GraphCode<'_, '_, '_> {
         Ok((inputs, slots))
     }
 
-    fn outputs(&mut self, kernel: &Kernel, slots: &mut Vec<At>) -> Result<Vec<(Value, Buffer)>, CodegenError> {
+    pub(crate) fn outputs(
+        &mut self,
+        kernel: &Kernel,
+        slots: &mut Vec<At>,
+    ) -> Result<Vec<(Value, Buffer)>, CodegenError> {
         let mut outputs = Vec::new();
         for &value in &kernel.outputs {
             outputs.push((value, Buffer { slot: slots.len(), dtype: self.graph.ty(value).dtype }));
@@ -314,7 +365,7 @@ impl GraphCode<'_, '_, '_> {
     }
 
     /// A loop's environment on the stack.
-    fn environment(&mut self, slots: &[At]) -> At {
+    pub(crate) fn environment(&mut self, slots: &[At]) -> At {
         let env = self.b.stack(8 * (ENV_HEAD + slots.len()) as u32);
         let consts = self.field(self.context, offset_of!(Context, consts) as i32);
         let head: [At; ENV_HEAD] = [self.table, self.dims, consts];
@@ -324,7 +375,7 @@ impl GraphCode<'_, '_, '_> {
         env
     }
 
-    fn kernel_name(&self, index: usize, kernel: &Kernel) -> String {
+    pub(crate) fn kernel_name(&self, index: usize, kernel: &Kernel) -> String {
         let last = kernel.outputs.first().map(|v| v.node).or(kernel.nodes.last().copied());
         let path = last.map_or("", |n| &self.graph.node(n).path);
         format!("{}.{index} {path}", self.name).trim_end().to_string()
@@ -368,189 +419,17 @@ impl GraphCode<'_, '_, '_> {
         })
     }
 
-    fn operand(&self, node: NodeId, position: usize) -> Result<Value, CodegenError> {
+    pub(crate) fn operand(&self, node: NodeId, position: usize) -> Result<Value, CodegenError> {
         match self.graph.operand(node, position) {
             Some(v) => Ok(v),
             None => self.wrong(format!("`{}` lacks operand {position}", self.graph.node(node).op.name())),
         }
     }
 
-    fn output(&self, kernel: &Kernel) -> Result<Value, CodegenError> {
+    pub(crate) fn output(&self, kernel: &Kernel) -> Result<Value, CodegenError> {
         match kernel.outputs[..] {
             [v] => Ok(v),
             _ => self.wrong(format!("{} outputs of one call", kernel.outputs.len())),
         }
-    }
-
-    /// Storage of a weight in panels.
-    fn panels(&self, value: Value) -> Result<i64, CodegenError> {
-        let dtype = match self.plan.places.get(&value) {
-            Some(Place::Param(name)) => self.shared.weights.get(name, Layout::Panels).map(|e| e.dtype),
-            _ => None,
-        };
-        match storage(dtype.unwrap_or(self.shared.panels)) {
-            Some(s) => Ok(s as i64),
-            None => self.wrong("panels of no known storage"),
-        }
-    }
-
-    fn contraction(&mut self, index: usize, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
-        let (x, weight) = (self.operand(core, 0)?, self.operand(core, 1)?);
-        let output = self.output(kernel)?;
-        let c = self.address(output, Layout::Rows)?;
-        let (shape, inner) = (self.graph.ty(core.into()).shape.clone(), self.graph.ty(x).shape.clone());
-        let (Some((n, lead)), Some(k)) = (shape.split_last(), inner.last()) else {
-            return self.wrong("a contraction of scalars");
-        };
-        let rows = lead.iter().cloned().fold(Dim::constant(1), |a, d| a * d);
-        let mut epilogue = None;
-        if output != core.into() {
-            // The epilogue reads the product where it will store its own result.
-            let rest: Vec<NodeId> = kernel.nodes.iter().copied().filter(|&n| n != core).collect();
-            let part = Kernel { kind: KernelKind::Loop, nodes: rest, outputs: kernel.outputs.clone() };
-            let (mut inputs, mut slots) = (HashMap::new(), Vec::new());
-            for value in self.operands(&part) {
-                if let Op::Const { value: literal } = &self.graph.node(value.node).op
-                    && literal.bytes().len() == literal.dtype().size()
-                {
-                    continue;
-                }
-                inputs.insert(value, Buffer { slot: slots.len(), dtype: self.graph.ty(value).dtype });
-                slots.push(if value == core.into() { c } else { self.address(value, Layout::Rows)? });
-            }
-            let outputs = self.outputs(&part, &mut slots)?;
-            let form = LoopKernel { graph: self.graph, nodes: &part.nodes, inputs, outputs };
-            let symbols = &self.shared.program.symbols;
-            let (function, _) = compile_loop(&form, true, symbols, &mut self.shared.tables, self.shared.fma)?;
-            let id = self.shared.text.declare(self.kernel_name(index, kernel));
-            self.shared.text.define(id, function)?;
-            epilogue = Some((id, slots));
-        }
-        let zero = self.b.iconst(0);
-        let (function, env) = match epilogue {
-            None => (zero, zero),
-            Some((id, slots)) => {
-                let function = import(&mut self.b.func, id, signature(5));
-                let at = self.b.put(ENTRY, |cur| cur.ins().func_addr(types::I64, function));
-                (at, self.environment(&slots))
-            }
-        };
-        let args = self.b.stack(size_of::<GemmArgs>() as u32);
-        let fields = [
-            (offset_of!(GemmArgs, a), self.address(x, Layout::Rows)?),
-            (offset_of!(GemmArgs, lda), self.dim(k)),
-            (offset_of!(GemmArgs, b), self.address(weight, Layout::Panels)?),
-            (offset_of!(GemmArgs, b_dtype), {
-                let storage = self.panels(weight)?;
-                self.b.iconst(storage)
-            }),
-            (offset_of!(GemmArgs, c), c),
-            (offset_of!(GemmArgs, ldc), self.dim(n)),
-            (offset_of!(GemmArgs, m), self.dim(&rows)),
-            (offset_of!(GemmArgs, n), self.dim(n)),
-            (offset_of!(GemmArgs, k), self.dim(k)),
-            (offset_of!(GemmArgs, epilogue), function),
-            (offset_of!(GemmArgs, env), env),
-        ];
-        for (offset, at) in fields {
-            self.store(args, offset, at);
-        }
-        self.call_table(offset_of!(Table, gemm_panels), &[args, self.thread, self.threads]);
-        Ok(())
-    }
-
-    fn dot(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
-        let (a, b) = (self.operand(core, 0)?, self.operand(core, 1)?);
-        let Op::Dot { transpose_rhs } = self.graph.node(core).op else {
-            return self.wrong("a `dot` kernel of another op");
-        };
-        let output = self.output(kernel)?;
-        let (left, to) = (self.graph.ty(a).shape.clone(), self.graph.ty(core.into()).shape.clone());
-        let [lead @ .., m, n] = &to[..] else { return self.wrong("a product of vectors") };
-        let Some(k) = left.last() else { return self.wrong("a product of scalars") };
-        let batch = lead.iter().cloned().fold(Dim::constant(1), |a, d| a * d);
-        let one = Dim::constant(1);
-        let (b_row, b_col) = if transpose_rhs { (&one, k) } else { (n, &one) };
-        let args = self.b.stack(size_of::<DotArgs>() as u32);
-        let sizes = [
-            (offset_of!(DotArgs, a_batch), m.clone() * k.clone()),
-            (offset_of!(DotArgs, a_row), k.clone()),
-            (offset_of!(DotArgs, a_col), one.clone()),
-            (offset_of!(DotArgs, b_batch), k.clone() * n.clone()),
-            (offset_of!(DotArgs, b_row), b_row.clone()),
-            (offset_of!(DotArgs, b_col), b_col.clone()),
-            (offset_of!(DotArgs, c_batch), m.clone() * n.clone()),
-            (offset_of!(DotArgs, c_row), n.clone()),
-            (offset_of!(DotArgs, c_col), one.clone()),
-            (offset_of!(DotArgs, batch), batch),
-            (offset_of!(DotArgs, m), m.clone()),
-            (offset_of!(DotArgs, n), n.clone()),
-            (offset_of!(DotArgs, k), k.clone()),
-        ];
-        for (offset, dim) in sizes {
-            let at = self.dim(&dim);
-            self.store(args, offset, at);
-        }
-        for (offset, value) in
-            [(offset_of!(DotArgs, a), a), (offset_of!(DotArgs, b), b), (offset_of!(DotArgs, c), output)]
-        {
-            let at = self.address(value, Layout::Rows)?;
-            self.store(args, offset, at);
-        }
-        self.call_table(offset_of!(Table, dot_f32), &[args, self.thread, self.threads]);
-        Ok(())
-    }
-
-    fn attention(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
-        let Op::PackedAttention { heads, kv_heads, scale, causal } = self.graph.node(core).op else {
-            return self.wrong("an attention kernel of another op");
-        };
-        let [q, k, v, offsets] = [0, 1, 2, 3].map(|i| self.operand(core, i));
-        let (q, k, v, offsets) = (q?, k?, v?, offsets?);
-        let output = self.output(kernel)?;
-        let width = |code: &Self, x: Value| code.graph.ty(x).shape.get(1).cloned().unwrap_or_default();
-        let (q_width, k_width, out_width) = (width(self, q), width(self, k), width(self, core.into()));
-        let sequences = self.graph.ty(offsets).shape[0].clone() - Dim::constant(1);
-        let head = q_width.floor_div(heads.max(1) as i64);
-        let bias = self.graph.operand(core, 4);
-        let positions = bias.map_or(Dim::default(), |b| (width(self, b) + Dim::constant(1)).floor_div(2));
-        let args = self.b.stack(size_of::<AttentionArgs>() as u32);
-        let sizes = [
-            (offset_of!(AttentionArgs, q_stride), q_width),
-            (offset_of!(AttentionArgs, k_stride), k_width.clone()),
-            (offset_of!(AttentionArgs, v_stride), k_width),
-            (offset_of!(AttentionArgs, out_stride), out_width),
-            (offset_of!(AttentionArgs, batch), sequences),
-            (offset_of!(AttentionArgs, heads), Dim::from(heads)),
-            (offset_of!(AttentionArgs, kv_heads), Dim::from(kv_heads)),
-            (offset_of!(AttentionArgs, head_dim), head),
-            (offset_of!(AttentionArgs, positions), positions),
-            (offset_of!(AttentionArgs, key_mask), Dim::default()),
-            (offset_of!(AttentionArgs, relative_bias), Dim::default()),
-        ];
-        for (offset, dim) in sizes {
-            let at = self.dim(&dim);
-            self.store(args, offset, at);
-        }
-        let pointers = [
-            (offset_of!(AttentionArgs, q), Some(q)),
-            (offset_of!(AttentionArgs, k), Some(k)),
-            (offset_of!(AttentionArgs, v), Some(v)),
-            (offset_of!(AttentionArgs, offsets), Some(offsets)),
-            (offset_of!(AttentionArgs, out), Some(output)),
-            (offset_of!(AttentionArgs, relative_bias), bias),
-        ];
-        for (offset, value) in pointers {
-            if let Some(value) = value {
-                let at = self.address(value, Layout::Rows)?;
-                self.store(args, offset, at);
-            }
-        }
-        let scale = self.b.put(ENTRY, |c| c.ins().f32const(scale as f32));
-        let causal = self.b.put(ENTRY, |c| c.ins().iconst(types::I32, i64::from(causal)));
-        self.store(args, offset_of!(AttentionArgs, scale), scale);
-        self.store(args, offset_of!(AttentionArgs, causal), causal);
-        self.call_table(offset_of!(Table, attention_packed), &[args, self.thread, self.threads]);
-        Ok(())
     }
 }

@@ -11,7 +11,11 @@ pub enum Region {
     Result(usize),
     /// A state.
     State(String),
-    /// What nothing writes while the graph runs: arguments, weights, constants.
+    /// An argument. Those that are written are paged caches, each another state.
+    Arg(usize),
+    /// Memory that the threads of a call share within a kernel.
+    Scratch,
+    /// What nothing writes while the graph runs: weights, constants.
     Constant,
 }
 
@@ -81,6 +85,9 @@ mod tests {
         assert!(!hazards.conflict(&[region(t.clone() * Dim::from(4i64), true)], &symbols));
         assert!(hazards.conflict(&[region(t.clone() * Dim::from(2i64), false)], &symbols));
         assert!(!hazards.conflict(&[Access { region: Region::Result(0), write: true }], &symbols));
+        hazards.add(vec![Access { region: Region::Arg(1), write: true }]);
+        assert!(hazards.conflict(&[Access { region: Region::Arg(1), write: false }], &symbols));
+        assert!(!hazards.conflict(&[Access { region: Region::Arg(2), write: true }], &symbols));
         let mut reads = Hazards::default();
         reads.add(vec![region(Dim::default(), false)]);
         assert!(!reads.conflict(&[region(Dim::default(), false)], &symbols));

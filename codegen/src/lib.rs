@@ -2,21 +2,23 @@
 //! Knows loops and calls; it must not know models, tokenizers or tasks.
 #![forbid(unsafe_code)]
 
+mod arguments;
 mod artifact;
 mod builder;
 mod calls;
 mod compile;
 mod constants;
+mod cores;
 mod dims;
 mod entry;
 mod error;
 mod hazards;
 mod link;
 mod loops;
+mod pack;
 mod target;
 
 pub use artifact::{WeightData, write_artifact};
-pub use compile::{Module, compile};
+pub use compile::{Module, WeightStorage, compile};
 pub use error::CodegenError;
-pub use lith_runtime::kernels::Storage;
 pub use target::Target;

@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lith_codegen::{CodegenError, Storage, Target, WeightData};
+use lith_codegen::{CodegenError, Target, WeightData, WeightStorage};
 use lith_ir::interp::Tensor;
 use lith_ir::testing::Rng;
 use lith_ir::{Activation, Builder, DType, Dim, Graph, Op, Program as Ir, Symbol, SymbolInfo, Type};
@@ -59,9 +59,9 @@ fn model() -> (Ir, BTreeMap<String, Tensor>) {
     (ir, params)
 }
 
-fn written(path: &Path, storage: Storage) {
+fn written(path: &Path, storage: DType) {
     let (ir, params) = model();
-    support::write(path, &ir, &params, "native", storage).unwrap();
+    support::write(path, &ir, &params, "native", &WeightStorage::of(storage)).unwrap();
 }
 
 fn run(program: &Program, ids: &[i32]) -> Vec<f32> {
@@ -76,7 +76,7 @@ fn ids(n: usize) -> Vec<i32> {
 fn same_input_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["a", "b"].map(|name| folder.path().join(name));
-    paths.iter().for_each(|p| written(p, Storage::F32));
+    paths.iter().for_each(|p| written(p, DType::F32));
     let [a, b] = paths.map(|p| std::fs::read(p).unwrap());
     assert_eq!(a, b);
 }
@@ -85,7 +85,7 @@ fn same_input_same_bytes() {
 fn a_row_alone_is_the_same_row_in_a_batch_on_any_number_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.lith");
-    written(&path, Storage::F32);
+    written(&path, DType::F32);
     let ids = ids(301);
     let programs = [1, 2, 3].map(|n| Program::open(&path, n).unwrap());
     let all = run(&programs[0], &ids);
@@ -107,7 +107,7 @@ fn the_interpreter_agrees_and_16_bit_weights_are_near() {
     let exact = lith_ir::interp::Interpreter::new(&ir, lith_ir::interp::Mode::Exact).unwrap();
     let exact = exact.run("main", &[arg], &|name| params.get(name).cloned(), &mut BTreeMap::new()).unwrap();
     let mut sizes = Vec::new();
-    for (storage, tolerance) in [(Storage::F32, 2e-6), (Storage::F16, 1e-3), (Storage::Bf16, 1e-2)] {
+    for (storage, tolerance) in [(DType::F32, 2e-6), (DType::F16, 1e-3), (DType::Bf16, 1e-2)] {
         written(&path, storage);
         sizes.push(std::fs::metadata(&path).unwrap().len());
         let found = run(&Program::open(&path, 2).unwrap(), &ids);
@@ -123,9 +123,11 @@ fn nothing_is_left_of_an_artifact_whose_weights_are_not_to_be_had() {
     let folder = tempfile::tempdir().unwrap();
     let (ir, _) = model();
     let (program, plan) = support::planned(&ir);
-    let module = lith_codegen::compile(&program, &plan, &Target::new("native").unwrap(), Storage::F32).unwrap();
+    let module =
+        lith_codegen::compile(&program, &plan, &Target::new("native").unwrap(), &WeightStorage::of(DType::F32))
+            .unwrap();
     let mut short = |_: &str| -> Result<WeightData<'static>, CodegenError> {
-        Ok(WeightData { dtype: DType::F32, bytes: vec![0; 12].into() })
+        Ok(WeightData::Elements { dtype: DType::F32, bytes: vec![0; 12].into() })
     };
     let error = lith_codegen::write_artifact(&folder.path().join("x"), &module, &mut short, &[]).unwrap_err();
     assert!(matches!(error, CodegenError::Weight { .. }), "{error}");
@@ -139,7 +141,7 @@ fn nothing_is_left_of_an_artifact_whose_weights_are_not_to_be_had() {
 fn elf_readers_find_the_sections() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.lith");
-    written(&path, Storage::F32);
+    written(&path, DType::F32);
     let bytes = std::fs::read(&path).unwrap();
     let elf = object::File::parse(&*bytes).unwrap();
     assert_eq!(elf.architecture(), object::Architecture::X86_64);

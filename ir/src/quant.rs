@@ -8,7 +8,7 @@ use crate::dtype::DType;
 pub const PER_ROW: usize = usize::MAX;
 
 /// What a code stands for before it is scaled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Values {
     /// `code - zero`
     Offset {
@@ -56,7 +56,7 @@ impl Values {
 }
 
 /// How the scale (and minimum) of a group is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Scales {
     /// An `f32`.
     F32,
@@ -70,7 +70,7 @@ pub enum Scales {
 }
 
 /// How a matrix is quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Scheme {
     /// Bits of a code, 1 to 8.
     pub bits: u8,
@@ -100,7 +100,7 @@ impl Scheme {
 }
 
 /// How a weight is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Storage {
     /// Plain floats: `F32`, `F16` or `Bf16`.
     Float(DType),

@@ -2,7 +2,8 @@
 //! signatures it is called by. Everything here is part of the artifact format: a change raises
 //! [`crate::artifact::format::FORMAT_VERSION`].
 
-use crate::kernels::{AttentionArgs, DotArgs, GemmArgs};
+use crate::kernels::{AppendArgs, AttentionArgs, DotArgs, GemmArgs, PagedArgs, RopeArgs, SharedScratch};
+use crate::profile::Profile;
 use crate::threads::Barrier;
 
 /// What a call of an entry point runs on; the threads of a call have equal ones.
@@ -21,8 +22,14 @@ pub struct Context {
     pub weights: *const u8,
     /// The section of constants.
     pub consts: *const u8,
-    /// The states' data, by index.
+    /// The states' data, by index; null for a state in pages.
     pub states: *const *mut u8,
+    /// The first page of the pool that states in pages lie in; null for a program without.
+    pub pages: *mut u8,
+    /// Memory that kernels share among threads while they run.
+    pub scratch: *const SharedScratch,
+    /// What [`Table::kernel_starts`] writes to; null on all threads but the first, and where nobody wants to know.
+    pub profile: *mut Profile,
     /// The arena, of the size the dims table tells; aligned to 64 bytes.
     pub arena: *mut u8,
     /// The dims table that [`DimsFn`] filled for the shapes of this call.
@@ -35,12 +42,20 @@ pub struct Context {
 pub struct Table {
     /// Waits until all threads of the call are here.
     pub barrier_wait: unsafe extern "C" fn(barrier: *const Barrier),
+    /// Tells that the thread comes to the kernel of this number.
+    pub kernel_starts: unsafe extern "C" fn(context: *const Context, kernel: i64),
     /// Matrix product by a weight in panels, with an epilogue.
     pub gemm_panels: unsafe extern "C" fn(args: *const GemmArgs, thread: i64, threads: i64),
     /// Matrix product of two computed matrices.
     pub dot_f32: unsafe extern "C" fn(args: *const DotArgs, thread: i64, threads: i64),
     /// Attention over packed sequences.
     pub attention_packed: unsafe extern "C" fn(args: *const AttentionArgs, thread: i64, threads: i64),
+    /// Attention over a paged cache.
+    pub attention_paged: unsafe extern "C" fn(args: *const PagedArgs, thread: i64, threads: i64),
+    /// Tokens into a paged cache.
+    pub cache_append: unsafe extern "C" fn(args: *const AppendArgs, thread: i64, threads: i64),
+    /// Rotary position embedding.
+    pub rope: unsafe extern "C" fn(args: *const RopeArgs, thread: i64, threads: i64),
     /// Scalar functions.
     pub math: MathTable,
 }

@@ -3,6 +3,7 @@
 
 pub mod abi;
 pub mod artifact;
+pub mod cache;
 pub mod command;
 pub mod env;
 pub mod generation;
@@ -11,6 +12,7 @@ pub mod manifest;
 mod math;
 pub mod model;
 pub mod pipelines;
+pub mod profile;
 pub mod program;
 pub mod tensor;
 pub mod threads;

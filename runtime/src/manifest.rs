@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use lith_ir::DType;
+use lith_ir::quant::Scheme;
 
 use crate::artifact::format::FormatError;
 
@@ -61,6 +62,20 @@ pub struct SymbolEntry {
     pub multiple_of: i64,
 }
 
+/// Arguments that say where sequences lie in a paged cache, by index. Sequence `s` has the new tokens
+/// `offsets[s]..offsets[s + 1]` and `past[s]` before them in the cache, in the pages `pages[s, ..]`. Code relies on what is
+/// checked before: all numbers of pages that hold tokens of a sequence are those of pages, and a page that is written is
+/// one sequence's alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequencesEntry {
+    /// `i32[sequences + 1]`
+    pub offsets: usize,
+    /// `i32[sequences]`
+    pub past: usize,
+    /// `i32[sequences, pages of each]`
+    pub pages: usize,
+}
+
 /// An entry point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryPoint {
@@ -74,6 +89,9 @@ pub struct EntryPoint {
     pub args: Vec<ArgEntry>,
     /// Results by index.
     pub results: Vec<ResultEntry>,
+    /// Sequences in the paged cache.
+    #[serde(default)]
+    pub sequences: Vec<SequencesEntry>,
 }
 
 /// A parameter as it is stored.
@@ -81,8 +99,11 @@ pub struct EntryPoint {
 pub struct ParamEntry {
     /// Name on disk.
     pub name: String,
-    /// Element type of the stored data.
+    /// Element type of the stored data; of the values, where those are codes.
     pub dtype: DType,
+    /// How codes stand for values, where the parameter is quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Scheme>,
     /// Logical shape.
     pub shape: Vec<usize>,
     /// Whether the data is a `[n, k]` matrix in panels of 16 outputs.
@@ -98,8 +119,31 @@ pub struct ParamEntry {
 pub struct StateEntry {
     /// Name.
     pub name: String,
-    /// Size in bytes.
+    /// Size in bytes: of all of it, or of its part of each page.
     pub bytes: u64,
+    /// Where its part of each page of the cache starts; `None` for a state that is not in pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_offset: Option<u64>,
+}
+
+/// The paged cache of a program: one pool of pages for all states in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheEntry {
+    /// Tokens that a page holds of each state.
+    pub page_tokens: usize,
+    /// Bytes of a page, the parts of all states together.
+    pub page_bytes: usize,
+    /// Index of the symbol that counts the pages of the pool.
+    pub pages: usize,
+}
+
+/// A kernel, for profiles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelEntry {
+    /// Function or entry point, index in it, and the path of what it computes there (in a function: at its first call).
+    pub name: String,
+    /// What kind of code: `loop`, `gemm`, `attention` and so on.
+    pub kind: String,
 }
 
 /// A named piece of code in the text section, for listings.
@@ -130,6 +174,12 @@ pub struct Manifest {
     pub params: Vec<ParamEntry>,
     /// States by index.
     pub states: Vec<StateEntry>,
+    /// The pool of pages that states in pages lie in.
+    #[serde(default)]
+    pub cache: Option<CacheEntry>,
+    /// Kernels by the number that code gives them.
+    #[serde(default)]
+    pub kernels: Vec<KernelEntry>,
     /// All code.
     pub code: Vec<CodeEntry>,
     /// What the pipelines know of the model; its form is theirs.
@@ -168,6 +218,26 @@ impl Manifest {
                 symbols.chain(e.args.iter().filter_map(|a| a.offsets_of)).find(|&i| i >= self.symbols.len())
             {
                 return fail(format!("entry `{}`: symbol {i} of {}", e.name, self.symbols.len()));
+            }
+            for s in &e.sequences {
+                let fits = |arg: usize, rank: usize| {
+                    e.args.get(arg).is_some_and(|a| a.dtype == DType::I32 && a.shape.len() == rank)
+                };
+                if !(fits(s.offsets, 1) && fits(s.past, 1) && fits(s.pages, 2)) || self.cache.is_none() {
+                    return fail(format!("entry `{}`: sequences in the cache by {s:?}", e.name));
+                }
+            }
+        }
+        if let Some(cache) = &self.cache
+            && (cache.pages >= self.symbols.len() || cache.page_tokens == 0)
+        {
+            return fail(format!("{cache:?} with {} symbols", self.symbols.len()));
+        }
+        for state in &self.states {
+            let Some(offset) = state.page_offset else { continue };
+            let page = self.cache.map_or(0, |c| c.page_bytes as u64);
+            if offset.checked_add(state.bytes).is_none_or(|end| end > page) {
+                return fail(format!("state `{}` ends past the {page} bytes of a page", state.name));
             }
         }
         for p in &self.params {

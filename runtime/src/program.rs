@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::abi::{Context, DimsFn, EntryFn, MathTable, Table};
 use crate::artifact::{Artifact, ArtifactError};
-use crate::kernels;
-use crate::manifest::{ArgSize, EntryPoint, Manifest};
+use crate::cache::{PagePool, PoolError};
+use crate::kernels::{self, SharedScratch};
+use crate::manifest::{ArgSize, CacheEntry, EntryPoint, Manifest, SequencesEntry};
+use crate::profile::{KernelTime, Profile, kernel_starts};
 use crate::tensor::{Tensor, View};
-use crate::threads::{Barrier, Pool, barrier_wait};
+use crate::threads::{Pool, Team, barrier_wait};
 
 /// Why a call cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +71,7 @@ impl Drop for Arena {
     }
 }
 
-/// The context of a call before a team gives it its barrier.
+/// The context of a call before a thread of a team makes it its own.
 struct Call(Context);
 
 // SAFETY: threads read the pointers only, as a shared reference to each of the buffers; how they write through them is
@@ -77,8 +79,9 @@ struct Call(Context);
 unsafe impl Sync for Call {}
 
 impl Call {
-    fn at(&self, barrier: *const Barrier) -> Context {
-        Context { barrier, ..self.0 }
+    fn at(&self, team: &Team<'_>) -> Context {
+        let profile = if team.thread == 0 { self.0.profile } else { std::ptr::null_mut() };
+        Context { barrier: team.barrier, profile, ..self.0 }
     }
 }
 
@@ -95,7 +98,10 @@ pub struct Program {
     table: Table,
     shapes: Mutex<HashMap<Vec<i64>, Dims>>,
     arenas: Mutex<Vec<Arena>>,
-    states: Mutex<Vec<Arena>>,
+    /// Memory of the states that are not in pages, by index. Held while compiled code runs, so calls take turns.
+    states: Mutex<Vec<Option<Arena>>>,
+    scratch: SharedScratch,
+    profile: Mutex<Option<Profile>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -119,7 +125,11 @@ impl Program {
     pub fn new(artifact: Artifact, threads: usize) -> Result<Program, ArtifactError> {
         let mut states = Vec::new();
         for state in &artifact.manifest().states {
-            let arena = usize::try_from(state.bytes).ok().and_then(Arena::new);
+            if state.page_offset.is_some() {
+                states.push(None);
+                continue;
+            }
+            let arena = usize::try_from(state.bytes).ok().and_then(Arena::new).map(Some);
             states.push(arena.ok_or_else(|| ArtifactError::Io {
                 path: artifact.path().into(),
                 source: std::io::Error::new(
@@ -130,9 +140,13 @@ impl Program {
         }
         let table = Table {
             barrier_wait,
+            kernel_starts,
             gemm_panels: kernels::gemm_panels,
             dot_f32: kernels::dot_f32,
             attention_packed: kernels::attention_packed,
+            attention_paged: kernels::attention_paged,
+            cache_append: kernels::cache_append,
+            rope: kernels::rope,
             math: MathTable::default(),
         };
         Ok(Program {
@@ -142,6 +156,8 @@ impl Program {
             shapes: Mutex::default(),
             arenas: Mutex::default(),
             states: Mutex::new(states),
+            scratch: SharedScratch::new(),
+            profile: Mutex::default(),
         })
     }
 
@@ -163,19 +179,97 @@ impl Program {
     /// Runs an entry point. Arguments by name, in any order; results in the entry point's order.
     ///
     /// # Errors
-    /// When there is no such entry point, an argument is missing, unknown or of a wrong dtype or shape, or memory is
-    /// short.
+    /// When there is no such entry point, an argument is missing, unknown or of a wrong dtype or shape, memory is short,
+    /// or the program needs a pool of pages.
     pub fn run(&self, entry: &str, args: &[(&str, View<'_>)]) -> Result<Vec<Tensor>, CallError> {
+        if self.manifest().cache.is_some() {
+            let problem = "the program keeps a paged cache and runs with a pool of pages only".into();
+            return Err(CallError::Argument { entry: entry.into(), problem });
+        }
+        self.start(entry, args, None)
+    }
+
+    /// Runs an entry point of a program with a paged cache on the pages of a pool, which is of [`Program::page_pool`].
+    ///
+    /// # Errors
+    /// As [`Program::run`]; and when the pool is not one for this program, or a sequence is said to have more tokens than
+    /// its pages hold or pages that are not in the pool, or a page that is written is not one sequence's alone. Nothing
+    /// has run then.
+    pub fn run_cached(
+        &self,
+        entry: &str,
+        args: &[(&str, View<'_>)],
+        pool: &mut PagePool,
+    ) -> Result<Vec<Tensor>, CallError> {
+        self.start(entry, args, Some(pool))
+    }
+
+    /// A pool of so many pages for this program's cache, all zeros.
+    ///
+    /// # Errors
+    /// When the program has no cache, or the system does not give the address space.
+    pub fn page_pool(&self, pages: usize) -> Result<PagePool, PoolError> {
+        let cache = self.manifest().cache.as_ref().ok_or(PoolError::NoCache)?;
+        PagePool::new(pages, cache.page_bytes)
+    }
+
+    /// Starts to measure what each kernel takes, or ends it.
+    pub fn set_profiling(&self, on: bool) {
+        *lock(&self.profile) = on.then(|| Profile::new(self.manifest().kernels.len()));
+    }
+
+    /// What each kernel took since [`Program::set_profiling`] or the last call of this, in the order of the program;
+    /// empty when nothing is measured.
+    pub fn take_profile(&self) -> Vec<KernelTime> {
+        let mut profile = lock(&self.profile);
+        let kernels = &self.manifest().kernels;
+        let Some(old) = profile.as_mut().map(|p| std::mem::replace(p, Profile::new(kernels.len()))) else {
+            return Vec::new();
+        };
+        let time = |(kernel, (calls, nanoseconds)): (&crate::manifest::KernelEntry, (u64, u64))| KernelTime {
+            name: kernel.name.clone(),
+            kind: kernel.kind.clone(),
+            calls,
+            nanoseconds,
+        };
+        kernels.iter().zip(old.times).map(time).filter(|t| t.calls > 0).collect()
+    }
+
+    fn start(
+        &self,
+        entry: &str,
+        args: &[(&str, View<'_>)],
+        pool: Option<&mut PagePool>,
+    ) -> Result<Vec<Tensor>, CallError> {
         let found = self.manifest().entry(entry).ok_or_else(|| CallError::NoEntry {
             name: entry.into(),
             known: self.manifest().entries.iter().map(|e| e.name.clone()).collect(),
         })?;
         let bad = |problem: String| CallError::Argument { entry: entry.into(), problem };
         let views = order_args(found, args).map_err(bad)?;
-        let symbols = bind(self.manifest(), found, &views).map_err(bad)?;
+        let mut symbols = bind(self.manifest(), found, &views).map_err(bad)?;
         check_offsets(found, &views, &symbols).map_err(bad)?;
+        if let Some(pool) = &pool {
+            let cache = self.manifest().cache.as_ref();
+            let cache = cache.filter(|c| c.page_bytes == pool.page_bytes());
+            let cache = cache.ok_or_else(|| bad("the pool of pages is not one for this program".into()))?;
+            symbols[cache.pages] = self.page_count(cache, pool).map_err(bad)?;
+            for sequences in &found.sequences {
+                check_pages(found, sequences, &views, cache, pool.pages()).map_err(bad)?;
+            }
+        }
         let dims = self.dims(found, symbols)?;
-        self.call(found, &views, &dims)
+        self.call(found, &views, &dims, pool)
+    }
+
+    /// The value of the symbol that counts the pages.
+    fn page_count(&self, cache: &CacheEntry, pool: &PagePool) -> Result<i64, String> {
+        let (info, pages) = (&self.manifest().symbols[cache.pages], pool.pages() as i64);
+        if pages < info.min || pages > info.max || pages % info.multiple_of != 0 {
+            let (min, max, of) = (info.min, info.max, info.multiple_of);
+            return Err(format!("a cache of {pages} pages, expected {min} to {max}, a multiple of {of}"));
+        }
+        Ok(pages)
     }
 
     /// Bytes of the arena that a call with arguments of these shapes needs.
@@ -214,7 +308,13 @@ impl Program {
         Ok(dims)
     }
 
-    fn call(&self, entry: &EntryPoint, args: &[View<'_>], dims: &[i64]) -> Result<Vec<Tensor>, CallError> {
+    fn call(
+        &self,
+        entry: &EntryPoint,
+        args: &[View<'_>],
+        dims: &[i64],
+        pool: Option<&mut PagePool>,
+    ) -> Result<Vec<Tensor>, CallError> {
         let memory = |bytes: u64| CallError::Memory { entry: entry.name.clone(), bytes };
         let mut results = Vec::with_capacity(entry.results.len());
         for r in &entry.results {
@@ -225,7 +325,10 @@ impl Program {
         let states = lock(&self.states);
         let arg_data: Vec<*const u8> = args.iter().map(|v| v.bytes.as_ptr()).collect();
         let result_data: Vec<*mut u8> = results.iter_mut().map(|t| t.bytes_mut().as_mut_ptr()).collect();
-        let state_data: Vec<*mut u8> = states.iter().map(|s| s.data.as_ptr()).collect();
+        let null = std::ptr::null_mut();
+        let state_data: Vec<*mut u8> = states.iter().map(|s| s.as_ref().map_or(null, |s| s.data.as_ptr())).collect();
+        let mut profile = lock(&self.profile);
+        let profile_data: *mut Profile = profile.as_mut().map_or(std::ptr::null_mut(), |p| p);
         let code: *const u8 = &self.artifact.code()[entry.code as usize];
         // SAFETY: the text section holds an `EntryFn` at this offset.
         let function: EntryFn = unsafe { std::mem::transmute(code) };
@@ -237,16 +340,24 @@ impl Program {
             weights: self.artifact.weights().as_ptr(),
             consts: self.artifact.consts().as_ptr(),
             states: state_data.as_ptr(),
+            pages: pool.map_or(null, PagePool::base),
+            scratch: &self.scratch,
+            profile: profile_data,
             arena: arena.data.as_ptr(),
             dims: dims.as_ptr(),
         });
         self.pool.run(|team| {
-            let context = call.at(team.barrier);
+            let context = call.at(&team);
             // SAFETY: the arguments have the dtypes and shapes that the entry point was compiled for, offsets ascend
-            // within the tokens, results and arena have the sizes that the dims table tells, and all of them outlive
-            // the call. The code writes results, states and arena only, each byte by one thread between two barriers.
+            // within the tokens, the pages of sequences are those of the pool, results and arena have the sizes that the
+            // dims table tells, and all of them outlive the call. The code writes results, states, pages and arena only,
+            // each byte by one thread between two barriers; the profile is the first thread's.
             unsafe { function(&context, team.thread as i64, team.threads as i64) }
         });
+        if let Some(profile) = profile.as_mut() {
+            profile.ends();
+        }
+        drop(profile);
         drop(states);
         lock(&self.arenas).push(arena);
         Ok(results)
@@ -345,4 +456,58 @@ fn check_offsets(entry: &EntryPoint, views: &[View<'_>], symbols: &[i64]) -> Res
         }
     }
     Ok(())
+}
+
+/// Compiled code relies on every page that it reads or writes being one of the pool, and on nobody else using a page
+/// that a sequence writes.
+fn check_pages(
+    entry: &EntryPoint,
+    sequences: &SequencesEntry,
+    views: &[View<'_>],
+    cache: &CacheEntry,
+    pages: usize,
+) -> Result<(), String> {
+    let values = |arg: usize| views[arg].bytes.as_chunks::<4>().0.iter().map(|b| i64::from(i32::from_ne_bytes(*b)));
+    let name = |arg: usize| entry.args[arg].name.as_str();
+    let table = views[sequences.pages].shape.get(1).copied().unwrap_or(0);
+    let count = views[sequences.past].shape.first().copied().unwrap_or(0);
+    let rows = views[sequences.pages].shape.first().copied().unwrap_or(0);
+    if views[sequences.offsets].shape.first() != Some(&(count + 1)) || rows != count {
+        let (offsets, past, pages) = (name(sequences.offsets), name(sequences.past), name(sequences.pages));
+        return Err(format!("arguments `{offsets}`, `{past}` and `{pages}` tell of different numbers of sequences"));
+    }
+    let new = values(sequences.offsets).zip(values(sequences.offsets).skip(1)).map(|(start, end)| end - start);
+    let page_tokens = cache.page_tokens as i64;
+    // Every page that is used: its number, and whether it is written.
+    let mut used: Vec<(i64, bool)> = Vec::new();
+    let mut numbers = values(sequences.pages);
+    for (s, (past, new)) in values(sequences.past).zip(new).enumerate() {
+        if past < 0 {
+            return Err(format!("argument `{}`: {past} tokens before those of sequence {s}", name(sequences.past)));
+        }
+        let needed = (past + new + page_tokens - 1) / page_tokens;
+        if needed > table as i64 {
+            let tokens = past + new;
+            return Err(format!(
+                "argument `{}`: sequence {s} has {table} pages, {tokens} tokens need {needed}",
+                name(sequences.pages)
+            ));
+        }
+        for (i, page) in numbers.by_ref().take(table).enumerate() {
+            if i as i64 >= needed {
+                continue;
+            }
+            if !(0..pages as i64).contains(&page) {
+                let (arg, last) = (name(sequences.pages), pages as i64 - 1);
+                return Err(format!("argument `{arg}`: page {page} of sequence {s}; the cache has 0 to {last}"));
+            }
+            used.push((page, new > 0 && i as i64 >= past / page_tokens));
+        }
+    }
+    used.sort_unstable();
+    let shared = used.windows(2).find(|two| two[0].0 == two[1].0 && (two[0].1 || two[1].1));
+    match shared {
+        Some(two) => Err(format!("argument `{}`: page {} is written and used twice", name(sequences.pages), two[0].0)),
+        None => Ok(()),
+    }
 }

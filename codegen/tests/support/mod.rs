@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lith_codegen::{CodegenError, Storage, Target, WeightData};
-use lith_ir::Program as Ir;
+use lith_codegen::{CodegenError, Target, WeightData, WeightStorage};
 use lith_ir::interp::Tensor;
 use lith_ir::plan::Plan;
 use lith_ir::testing::Case;
+use lith_ir::{DType, Program as Ir};
 use lith_runtime::program::Program;
 use lith_runtime::tensor::View;
 
@@ -29,13 +29,13 @@ pub fn write(
     program: &Ir,
     params: &BTreeMap<String, Tensor>,
     target: &str,
-    storage: Storage,
+    storage: &WeightStorage,
 ) -> Result<(), CodegenError> {
     let (program, plan) = planned(program);
     let module = lith_codegen::compile(&program, &plan, &Target::new(target)?, storage)?;
     let mut weights = |name: &str| -> Result<WeightData<'static>, CodegenError> {
         let tensor = &params[name];
-        Ok(WeightData { dtype: tensor.dtype(), bytes: tensor.to_bytes().into() })
+        Ok(WeightData::Elements { dtype: tensor.dtype(), bytes: tensor.to_bytes().into() })
     };
     lith_codegen::write_artifact(path, &module, &mut weights, &[])
 }
@@ -45,7 +45,7 @@ impl Loaded {
     pub fn new(case: &Case, target: &str, threads: &[usize]) -> Loaded {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("case.lith");
-        write(&path, &case.program, &case.params, target, Storage::F32)
+        write(&path, &case.program, &case.params, target, &WeightStorage::of(DType::F32))
             .unwrap_or_else(|e| panic!("{}: {e}", case.name));
         let open = |&n: &usize| Program::open(&path, n).unwrap_or_else(|e| panic!("{}: {e}", case.name));
         Loaded { programs: threads.iter().map(open).collect() }

@@ -260,7 +260,7 @@ impl Rule<'_> {
             Op::DynamicQuantize { group } => {
                 ensure(*group > 0, || "groups of 0".into())?;
                 let t = self.float(0)?;
-                self.last(&t)?;
+                ensure(self.last(&t)?.as_const().is_some(), || format!("groups of the last axis of {t}"))?;
                 t
             }
             Op::RmsNorm { .. } => {

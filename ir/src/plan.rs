@@ -92,7 +92,7 @@ pub enum KernelKind {
         /// The `cache_append` node.
         core: NodeId,
     },
-    /// `gather` of rows of an `f32` matrix in panels (a parameter or an argument), indices in memory; the output is rows.
+    /// `gather` of rows of an `f32` parameter in panels, indices in memory; the output is rows.
     Embedding {
         /// The `gather` node.
         core: NodeId,
@@ -104,6 +104,23 @@ pub enum KernelKind {
     },
     /// A copy of operand 0 of its one node, a `state_write` or a `reshape` to the same shape, to the place of the output.
     Copy,
+}
+
+impl KernelKind {
+    /// The name of the kind in dumps and profiles.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            KernelKind::Loop => "loop",
+            KernelKind::Contraction { .. } => "contraction",
+            KernelKind::Dot { .. } => "dot",
+            KernelKind::Attention { .. } => "attention",
+            KernelKind::Rope { .. } => "rope",
+            KernelKind::CacheAppend { .. } => "append",
+            KernelKind::Embedding { .. } => "embedding",
+            KernelKind::Call { .. } => "call",
+            KernelKind::Copy => "copy",
+        }
+    }
 }
 
 /// Nodes that run as one piece of code.

@@ -1,52 +1,12 @@
 //! Composites, as the interpreter decomposes them, against formulas written out in plain `f64`.
 
+mod common;
+
+use common::{floats, near, random, run, run_in};
 use lith_ir::decompose::decompose_all;
 use lith_ir::interp::{Interpreter, Mode, Tensor};
 use lith_ir::testing::{Rng, cases_for, tolerance};
-use lith_ir::{Activation, Class, DType, Dim, Graph, Op, Pool, Program, Symbol, SymbolInfo, Type, Value};
-
-fn floats(shape: &[usize], values: Vec<f64>) -> Tensor {
-    Tensor::floats(DType::F64, shape, values).unwrap()
-}
-
-fn random(rng: &mut Rng, shape: &[usize]) -> Tensor {
-    let count = shape.iter().product();
-    floats(shape, (0..count).map(|_| rng.between(-2.0, 2.0)).collect())
-}
-
-/// The result of one op on these operands.
-fn run_in(mode: Mode, op: Op, operands: &[Option<&Tensor>]) -> Tensor {
-    let mut graph = Graph::new();
-    let mut values: Vec<Option<Value>> = Vec::new();
-    let mut args = Vec::new();
-    for operand in operands {
-        let Some(tensor) = operand else {
-            values.push(None);
-            continue;
-        };
-        let index = args.len();
-        let ty = Type::new(tensor.dtype(), tensor.shape().iter().copied());
-        values.push(Some(graph.add(Op::Arg { index, name: format!("x{index}"), ty }, &[], "").unwrap()));
-        args.push((*tensor).clone());
-    }
-    let y = graph.add_with(op, &values, "test").unwrap();
-    graph.add_result("y", y.into());
-    let mut program = Program::new("test");
-    program.entries.insert("main".into(), graph);
-    Interpreter::new(&program, mode).unwrap().run_pure("main", &args).unwrap().remove(0)
-}
-
-fn run(op: Op, operands: &[Option<&Tensor>]) -> Tensor {
-    run_in(Mode::Exact, op, operands)
-}
-
-fn near(found: &Tensor, expected: &[f64]) {
-    let found = found.as_floats().unwrap();
-    assert_eq!(found.len(), expected.len());
-    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        assert!(f == e || (f - e).abs() <= 1e-12 * e.abs().max(1.0), "element {i}: {f}, expected {e}");
-    }
-}
+use lith_ir::{Activation, Class, DType, Dim, Graph, Op, Pool, Program, Symbol, SymbolInfo, Type};
 
 #[test]
 fn decompositions_are_primitives_and_leave_nothing_behind() {
@@ -285,7 +245,9 @@ fn segments() {
 /// 16-bit composites compute in `f32` and round once: the result is the exact one to half a unit of the type.
 #[test]
 fn sixteen_bit_composites_round_once() {
-    for name in ["softmax", "layer_norm", "linear", "attention", "packed_attention", "activation", "segment_pool"] {
+    let names =
+        ["softmax", "layer_norm", "rms_norm", "rope", "linear", "attention", "packed_attention", "paged_attention"];
+    for name in names.into_iter().chain(["activation", "segment_pool"]) {
         for seed in 0..20 {
             for case in cases_for(name, &mut Rng::new(seed)) {
                 let dtype = case.args[0].dtype();

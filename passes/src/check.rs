@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Layout, Place};
 use lith_ir::{Class, DType, Dim, Graph, NodeId, Op, Symbol, Value};
 
+use crate::cache::{Caches, Origin};
 use crate::fuse::{IndexMap, compose, identity, is_row_of, operand_index};
 use crate::memory::{ALIGNMENT, shares};
 use crate::reads::{Stored, is_outside, operands};
@@ -17,9 +18,11 @@ use crate::{Compiled, PassError};
 /// # Errors
 /// The first violation.
 pub fn check(compiled: &Compiled) -> Result<(), PassError> {
+    let caches = Caches::find(&compiled.program)?;
     for (name, graph) in compiled.program.graphs() {
         let plan = compiled.plan.graphs.get(name).ok_or_else(|| PassError::broken(name, "no plan"))?;
-        check_graph(compiled, graph, plan).map_err(|problem| PassError::broken(name, problem))?;
+        check_graph(At { compiled, caches: &caches, name }, graph, plan)
+            .map_err(|problem| PassError::broken(name, problem))?;
     }
     Ok(())
 }
@@ -42,7 +45,15 @@ fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(problem()) }
 }
 
-fn check_graph(compiled: &Compiled, graph: &Graph, plan: &GraphPlan) -> Result<(), String> {
+/// The graph that is checked and what it is part of.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    compiled: &'a Compiled,
+    caches: &'a Caches,
+    name: &'a str,
+}
+
+fn check_graph(at: At<'_>, graph: &Graph, plan: &GraphPlan) -> Result<(), String> {
     let stored = Stored::new(graph, &plan.kernels);
     let outputs: usize = plan.kernels.iter().map(|k| k.outputs.len()).sum();
     ensure(stored.producer.len() == outputs, || "a value is stored twice".into())?;
@@ -71,10 +82,16 @@ fn check_graph(compiled: &Compiled, graph: &Graph, plan: &GraphPlan) -> Result<(
             ensure(plan.places.is_empty() || plan.places.contains_key(v), || problem("an output has no place".into()))?;
         }
         ensure(!kernel.outputs.is_empty(), || problem("stores nothing".into()))?;
-        check_kind(compiled, graph, plan, kernel, &stored).map_err(problem)?;
+        check_kind(at, graph, plan, kernel, &stored).map_err(problem)?;
     }
     for (i, (name, v)) in graph.results().iter().enumerate() {
         let root = stored.root(*v);
+        if let Some(Origin::Arg(arg)) = at.caches.origin(at.name, graph, root) {
+            ensure(plan.places.is_empty() || plan.in_place.get(i) == Some(&Some(arg)), || {
+                format!("result `{name}` is argument {arg}, which the plan does not tell")
+            })?;
+            continue;
+        }
         ensure(stored.producer.contains_key(&root), || format!("result `{name}` is not stored"))?;
         ensure(plan.places.is_empty() || plan.places.get(&root) == Some(&Place::Result(i)), || {
             format!("result `{name}` lies elsewhere")
@@ -84,7 +101,7 @@ fn check_graph(compiled: &Compiled, graph: &Graph, plan: &GraphPlan) -> Result<(
 }
 
 fn check_kind(
-    compiled: &Compiled,
+    At { compiled, caches, name }: At<'_>,
     graph: &Graph,
     plan: &GraphPlan,
     kernel: &Kernel,
@@ -93,6 +110,7 @@ fn check_kind(
     let in_memory = |n: NodeId| graph.inputs(n).iter().all(|v| !kernel.nodes.contains(&v.node));
     let alone = |core: NodeId| kernel.nodes == [core] && in_memory(core);
     let f32 = |v: Value| graph.ty(v).dtype == DType::F32;
+    let in_pages = |v: Value| caches.contains(name, graph, v);
     match kernel.kind {
         KernelKind::Loop => check_loop(graph, kernel),
         KernelKind::Contraction { core } => {
@@ -103,7 +121,15 @@ fn check_kind(
                 _ => return Err("a contraction by a computed weight".into()),
             };
             ensure(layout, || "a weight is not in panels".into())?;
-            ensure(matches!(graph.node(core).op, Op::Linear {}) && in_memory(core), || "no contraction core".into())?;
+            let quantized = quantized_operand(graph, kernel, core);
+            let given = graph.inputs(core).iter().all(|v| !kernel.nodes.contains(&v.node) || Some(v.node) == quantized);
+            ensure(matches!(graph.node(core).op, Op::Linear {}) && given, || "no contraction core".into())?;
+            if let Some(quantize) = quantized {
+                let group = matches!(graph.node(quantize).op, Op::DynamicQuantize { group: 32 });
+                let only =
+                    kernel.nodes.iter().all(|&n| n == core || graph.inputs(n).iter().all(|v| v.node != quantize));
+                ensure(group && in_memory(quantize) && only, || "activations quantized in another way".into())?;
+            }
             ensure(graph.operand(core, 2).is_none(), || "a contraction with bias".into())?;
             let shape = &graph.ty(core.into()).shape;
             ensure(kernel.outputs.len() == 1 && kernel.outputs.iter().all(|&v| f32(v)), || {
@@ -118,9 +144,38 @@ fn check_kind(
             ensure(alone(core) && matches!(graph.node(core).op, Op::Dot { .. }) && f32(core.into()), || "no dot".into())
         }
         KernelKind::Attention { core } => {
-            ensure(alone(core) && matches!(graph.node(core).op, Op::PackedAttention { .. }) && f32(core.into()), || {
-                "no attention".into()
+            let fits = match graph.node(core).op {
+                Op::PackedAttention { .. } => true,
+                Op::PagedAttention { .. } => [1, 2, 6, 7].iter().all(|&i| graph.operand(core, i).is_none_or(in_pages)),
+                _ => false,
+            };
+            ensure(alone(core) && fits && f32(core.into()), || "no attention".into())
+        }
+        KernelKind::Rope { core } => {
+            ensure(alone(core) && matches!(graph.node(core).op, Op::Rope { .. }) && f32(core.into()), || {
+                "no rope".into()
             })
+        }
+        KernelKind::CacheAppend { core } => {
+            let (Some(cache), Some(x)) = (graph.operand(core, 0), graph.operand(core, 1)) else {
+                return Err("an append without operands".into());
+            };
+            let (from, to) = (graph.ty(x).dtype, graph.ty(cache).dtype);
+            let fits = matches!(graph.node(core).op, Op::CacheAppend { .. }) && in_pages(cache);
+            ensure(alone(core) && fits && kernel.outputs == [core.into()], || "no append".into())?;
+            ensure(from == to || from == DType::F32 && to.is_float(), || format!("{from} appended to {to}"))?;
+            ensure(plan.places.get(&core.into()).is_none_or(|p| *p == Place::Alias(cache)), || {
+                "a cache that is not changed in place".into()
+            })
+        }
+        KernelKind::Embedding { core } => {
+            let table = graph.operand(core, 0).ok_or("an embedding of nothing")?;
+            let packed = match &graph.node(table.node).op {
+                Op::Param { name, .. } => compiled.plan.layouts.get(name).is_none_or(|l| l.contains(&Layout::Panels)),
+                _ => false,
+            };
+            let fits = matches!(graph.node(core).op, Op::Gather { axis: 0 }) && graph.ty(table).rank() == 2;
+            ensure(alone(core) && fits && packed && f32(core.into()), || "no embedding".into())
         }
         KernelKind::Call { core } => {
             let Op::Call { function, .. } = &graph.node(core).op else { return Err("no call".into()) };
@@ -128,6 +183,13 @@ fn check_kind(
             let types = &graph.node(core).types;
             ensure(kernel.outputs.len() == types.len(), || "a call that drops results".into())?;
             let callee = compiled.plan.graphs.get(function).ok_or_else(|| format!("no plan of `{function}`"))?;
+            for (result, arg) in callee.in_place.iter().enumerate() {
+                let Some(given) = arg.and_then(|arg| graph.operand(core, arg)) else { continue };
+                let value = Value { node: core, result: result as u32 };
+                ensure(plan.places.get(&value).is_none_or(|p| *p == Place::Alias(given)), || {
+                    format!("result {result} of `{function}` lies elsewhere than its argument")
+                })?;
+            }
             for (v, layout) in graph.inputs(core).into_iter().zip(&callee.arg_layouts) {
                 let given = match &graph.node(v.node).op {
                     Op::Arg { index, .. } => plan.arg_layouts.get(*index).copied().unwrap_or(Layout::Rows),
@@ -185,6 +247,12 @@ fn check_loop(graph: &Graph, kernel: &Kernel) -> Result<(), String> {
     check_indices(graph, kernel, &domain)
 }
 
+/// The node of the kernel that makes 8-bit activations for a contraction.
+fn quantized_operand(graph: &Graph, kernel: &Kernel, core: NodeId) -> Option<NodeId> {
+    let x = graph.operand(core, 0)?.node;
+    (kernel.nodes.contains(&x) && matches!(graph.node(x).op, Op::DynamicQuantize { .. })).then_some(x)
+}
+
 /// Walks from what the kernel stores to all it computes: reductions may be needed at the index of their row only, and
 /// operands must be in memory where their index is computed.
 fn check_indices(graph: &Graph, kernel: &Kernel, domain: &[Dim]) -> Result<(), String> {
@@ -201,6 +269,11 @@ fn check_indices(graph: &Graph, kernel: &Kernel, domain: &[Dim]) -> Result<(), S
         ensure(!reduces || aligned, || format!("`{}` at another index than its row", graph.node(n).op.name()))?;
         for (position, v) in graph.operands(n).into_iter().enumerate() {
             let Some(v) = v.filter(|v| kernel.nodes.contains(&v.node)) else { continue };
+            if quantized_operand(graph, kernel, n) == Some(v.node) {
+                // The core reads it as a whole.
+                seen.insert((v.node, None));
+                continue;
+            }
             let by_index = matches!((&graph.node(n).op, position), (Op::Gather { .. }, 0));
             ensure(!by_index, || "a gathered operand is not in memory".into())?;
             let inner = operand_index(graph, n, position, v);

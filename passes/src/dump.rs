@@ -15,14 +15,7 @@ pub fn kernels(compiled: &Compiled) -> String {
         let Some(graph) = compiled.program.graph(name) else { continue };
         let _ = writeln!(text, "{name}: {} kernels", plan.kernels.len());
         for (i, kernel) in plan.kernels.iter().enumerate() {
-            let kind = match &kernel.kind {
-                KernelKind::Loop => "loop",
-                KernelKind::Contraction { .. } => "contraction",
-                KernelKind::Dot { .. } => "dot",
-                KernelKind::Attention { .. } => "attention",
-                KernelKind::Call { .. } => "call",
-                KernelKind::Copy => "copy",
-            };
+            let kind = kernel.kind.name();
             let _ = write!(text, "  {i:>3} {kind:<11}");
             let mut path = "";
             for &n in &kernel.nodes {
@@ -36,7 +29,7 @@ pub fn kernels(compiled: &Compiled) -> String {
             for &v in &kernel.outputs {
                 let _ = write!(text, " -> {}", graph.ty(v));
                 if let Some(place) = plan.places.get(&v) {
-                    let _ = write!(text, " {}", Shown(place));
+                    let _ = write!(text, " {}", Shown(origin(plan, place)));
                 }
             }
             text.push('\n');
@@ -71,6 +64,17 @@ impl fmt::Display for Shown<'_> {
             Place::Alias(v) => write!(f, "alias of node {}", v.node.index()),
         }
     }
+}
+
+/// The place of the bytes that a place is another name of.
+fn origin<'a>(plan: &'a GraphPlan, mut place: &'a Place) -> &'a Place {
+    while let Place::Alias(v) = place {
+        match plan.places.get(v) {
+            Some(next) => place = next,
+            None => break,
+        }
+    }
+    place
 }
 
 /// A block of an arena.
@@ -113,7 +117,8 @@ pub fn slots(graph: &Graph, plan: &GraphPlan, arenas: &dyn Fn(&str) -> Dim) -> V
     slots
 }
 
-/// The memory plan: for each graph its arena with size and blocks; with values of the symbols also in bytes.
+/// The memory plan: for each graph its arena with size and blocks, with values of the symbols also in bytes, and what is
+/// changed in place; then the pages of caches.
 pub fn memory(compiled: &Compiled, value_of: &dyn Fn(&Symbol) -> Option<i64>) -> String {
     let mut text = String::new();
     let shown = |d: &Dim| match (d.as_const(), d.eval(value_of)) {
@@ -133,6 +138,17 @@ pub fn memory(compiled: &Compiled, value_of: &dyn Fn(&Symbol) -> Option<i64>) ->
                 shown(&slot.bytes),
                 slot.what
             );
+        }
+        for (result, arg) in plan.in_place.iter().enumerate() {
+            if let Some(arg) = arg {
+                let _ = writeln!(text, "  result {result} is arg {arg}");
+            }
+        }
+    }
+    if let Some(cache) = &compiled.plan.cache {
+        let _ = writeln!(text, "{} pages of {} bytes", cache.pages, cache.page_bytes);
+        for (name, part) in &cache.parts {
+            let _ = writeln!(text, "  {name} at {} size {} {}", part.offset, part.bytes, part.part.name());
         }
     }
     text

@@ -1,33 +1,108 @@
-//! How weights lie in memory: in panels where a contraction reads them, row-major where anything else does. A parameter
-//! that is read both ways is kept both ways.
+//! How weights lie in memory: in panels where a contraction or an embedding reads them, row-major where anything else
+//! does. A parameter that is read both ways is kept both ways.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lith_ir::plan::{GraphPlan, Layout};
-use lith_ir::{Graph, NodeId, Op, Value};
+use lith_ir::plan::{KernelKind, Layout};
+use lith_ir::{Graph, NodeId, Op, Program};
 
-use crate::{Compiled, PassError};
+use crate::{Compiled, Options, PassError};
 
-pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
+pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
     let Compiled { program, plan } = compiled;
-    // Legalization has made sure that an argument is read in one way only, so it has a layout without its callers; one
-    // that a function only hands on has the layout of the called function's argument.
-    let mut arg_layouts: BTreeMap<String, Vec<Layout>> = BTreeMap::new();
-    for (name, graph) in program.graphs() {
-        arg_layouts.insert(name.into(), vec![Layout::Rows; graph.args().len()]);
+    let embeddings: BTreeSet<(&str, NodeId)> = plan
+        .graphs
+        .iter()
+        .flat_map(|(name, p)| p.kernels.iter().map(move |k| (name.as_str(), &k.kind)))
+        .filter_map(|(name, kind)| match kind {
+            KernelKind::Embedding { core } => Some((name, *core)),
+            _ => None,
+        })
+        .collect();
+    let found = Layouts::find(program, &|name, node| embeddings.contains(&(name, node)));
+    drop(embeddings);
+    for (name, reader) in &found.rows {
+        if options.packed_tables.contains(name) {
+            return Err(PassError::broken(
+                &reader.0,
+                format!("{} reads the rows of `{name}`, which is packed", reader.1),
+            ));
+        }
     }
-    let mut layouts: BTreeMap<String, BTreeSet<Layout>> = BTreeMap::new();
-    loop {
-        let before = arg_layouts.clone();
-        for (name, graph) in program.graphs() {
-            let Some(graph_plan) = plan.graphs.get(name) else { continue };
-            for (value, layout) in uses(graph, graph_plan, &before) {
+    for (name, layouts) in found.args {
+        if let Some(graph_plan) = plan.graphs.get_mut(&name) {
+            graph_plan.arg_layouts = layouts;
+        }
+    }
+    plan.layouts = found.params.into_iter().map(|(name, set)| (name, set.into_iter().collect())).collect();
+    Ok(())
+}
+
+/// The parameters that some contraction reads.
+pub(crate) fn contracted(program: &Program) -> BTreeSet<String> {
+    let found = Layouts::find(program, &|_, _| false);
+    found.params.into_iter().filter(|(_, layouts)| layouts.contains(&Layout::Panels)).map(|(name, _)| name).collect()
+}
+
+/// What the readers of weights want.
+#[derive(Default)]
+struct Layouts {
+    /// By graph. Legalization has made sure that an argument is read in one way only, so it has a layout without its
+    /// callers; one that a function only hands on has the layout of the called function's argument.
+    args: BTreeMap<String, Vec<Layout>>,
+    params: BTreeMap<String, BTreeSet<Layout>>,
+    /// For each parameter a reader of its rows: the graph, and the node in words.
+    rows: BTreeMap<String, (String, String)>,
+}
+
+impl Layouts {
+    /// `embeds` tells which nodes of which graphs gather from panels.
+    fn find(program: &Program, embeds: &dyn Fn(&str, NodeId) -> bool) -> Layouts {
+        let rows = |(name, graph): (&str, &Graph)| (name.to_string(), vec![Layout::Rows; graph.args().len()]);
+        let mut found = Layouts { args: program.graphs().map(rows).collect(), ..Layouts::default() };
+        loop {
+            let before = found.args.clone();
+            for (name, graph) in program.graphs() {
+                found.read(name, graph, &before, embeds);
+            }
+            if found.args == before {
+                return found;
+            }
+            found = Layouts { args: found.args, ..Layouts::default() };
+        }
+    }
+
+    /// Every read of a source in a graph. Reshapes in no kernel are names of their operand, so they count as readers of
+    /// rows.
+    fn read(
+        &mut self,
+        name: &str,
+        graph: &Graph,
+        args: &BTreeMap<String, Vec<Layout>>,
+        embeds: &dyn Fn(&str, NodeId) -> bool,
+    ) {
+        for node in graph.petgraph().node_indices() {
+            for (position, value) in graph.operands(node).into_iter().enumerate() {
+                let Some(value) = value else { continue };
+                let layout = match &graph.node(node).op {
+                    // Every `linear` that legalization leaves is the core of a contraction.
+                    Op::Linear {} if position == 1 => Layout::Panels,
+                    Op::Gather { .. } if position == 0 && embeds(name, node) => Layout::Panels,
+                    Op::Call { function, .. } => {
+                        args.get(function).and_then(|l| l.get(position)).copied().unwrap_or(Layout::Rows)
+                    }
+                    _ => Layout::Rows,
+                };
                 match &graph.node(value.node).op {
-                    Op::Param { name, .. } => {
-                        layouts.entry(name.clone()).or_default().insert(layout);
+                    Op::Param { name: param, .. } => {
+                        self.params.entry(param.clone()).or_default().insert(layout);
+                        if layout == Layout::Rows {
+                            let reader = format!("`{}` at `{}`", graph.node(node).op.name(), graph.node(node).path);
+                            self.rows.entry(param.clone()).or_insert((name.into(), reader));
+                        }
                     }
                     Op::Arg { index, .. } if layout == Layout::Panels => {
-                        if let Some(l) = arg_layouts.get_mut(name).and_then(|l| l.get_mut(*index)) {
+                        if let Some(l) = self.args.get_mut(name).and_then(|l| l.get_mut(*index)) {
                             *l = layout;
                         }
                     }
@@ -35,39 +110,5 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
                 }
             }
         }
-        if arg_layouts == before {
-            break;
-        }
-        layouts.clear();
     }
-    for (name, layouts) in arg_layouts {
-        if let Some(graph_plan) = plan.graphs.get_mut(&name) {
-            graph_plan.arg_layouts = layouts;
-        }
-    }
-    plan.layouts = layouts.into_iter().map(|(name, set)| (name, set.into_iter().collect())).collect();
-    Ok(())
-}
-
-/// Every read of a source with the layout the reader takes it in.
-fn uses(graph: &Graph, plan: &GraphPlan, args: &BTreeMap<String, Vec<Layout>>) -> Vec<(Value, Layout)> {
-    let computed: BTreeSet<NodeId> = plan.kernels.iter().flat_map(|k| &k.nodes).copied().collect();
-    let mut uses = Vec::new();
-    // Reshapes in no kernel are names of their operand, so they count as readers of rows.
-    let aliases = graph.petgraph().node_indices().filter(|n| !computed.contains(n));
-    for node in computed.iter().copied().chain(aliases) {
-        for (position, value) in graph.operands(node).into_iter().enumerate() {
-            let Some(value) = value else { continue };
-            let layout = match &graph.node(node).op {
-                // Every `linear` that legalization leaves is the core of a contraction.
-                Op::Linear {} if position == 1 => Layout::Panels,
-                Op::Call { function, .. } => {
-                    args.get(function).and_then(|l| l.get(position)).copied().unwrap_or(Layout::Rows)
-                }
-                _ => Layout::Rows,
-            };
-            uses.push((value, layout));
-        }
-    }
-    uses
 }

@@ -5,6 +5,7 @@
 //! and equality saturation (after outline) are later stages; each will be one more row.
 #![forbid(unsafe_code)]
 
+mod cache;
 pub mod canonicalize;
 pub mod check;
 pub mod dump;
@@ -106,9 +107,9 @@ stages! {
     /// Only ops that have a kernel; every result is a value that a kernel stores.
     Legalize = "legalize": |compiled, _: &Options| legalize::run(compiled);
     /// Nodes grouped into kernels.
-    Fuse = "fuse": |compiled, _: &Options| fuse::run(compiled);
+    Fuse = "fuse": fuse::run;
     /// The layouts of weights.
-    Layout = "layout": |compiled, _: &Options| layout::run(compiled);
+    Layout = "layout": layout::run;
     /// Kernels in an order that keeps little memory alive.
     Schedule = "schedule": |compiled, _: &Options| schedule::run(compiled);
     /// A place for every stored value.
@@ -122,6 +123,8 @@ pub struct Options {
     pub stop_after: Option<Stage>,
     /// Parameters whose linear layers compute with activations of 8 bits.
     pub int8_activations: BTreeSet<String>,
+    /// Tables that lie in panels only, because they are quantized: rows are gathered from there.
+    pub packed_tables: BTreeSet<String>,
 }
 
 /// Takes a traced program through the stages.

@@ -1,12 +1,14 @@
 //! The memory plan: a place for every stored value. One arena for each graph; its offsets and size are expressions of the
-//! symbols, so values share bytes only where that is right for every value of every symbol.
+//! symbols, so values share bytes only where that is right for every value of every symbol. Paged caches lie outside, each
+//! with its part of every page.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::dim::Atom;
-use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Place};
-use lith_ir::{Dim, Graph, NodeId, Op, Program, Symbols, Value};
+use lith_ir::plan::{CachePlan, GraphPlan, Kernel, KernelKind, PagePart, Place};
+use lith_ir::{Dim, Graph, NodeId, Op, Program, Symbols, Type, Value};
 
+use crate::cache::Caches;
 use crate::reads::Stored;
 use crate::{Compiled, PassError};
 
@@ -15,6 +17,8 @@ pub const ALIGNMENT: i64 = 64;
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     let Compiled { program, plan } = compiled;
+    let caches = Caches::find(program)?;
+    plan.cache = pages(program, &caches)?;
     // Called functions first: their arenas are part of their callers'.
     for name in callees_first(program)? {
         let arenas: BTreeMap<&str, Dim> = plan.graphs.iter().map(|(n, p)| (n.as_str(), p.arena.clone())).collect();
@@ -22,7 +26,8 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
             return Err(PassError::broken(&name, "no kernels"));
         };
         let mut next = graph_plan.clone();
-        place(graph, &program.symbols, &arenas, &mut next);
+        let in_pages = InPages { caches: &caches, name: &name };
+        place(graph, &program.symbols, &arenas, in_pages, &mut next);
         plan.graphs.insert(name, next);
     }
     Ok(())
@@ -50,11 +55,53 @@ fn callees_first(program: &Program) -> Result<Vec<String>, PassError> {
     Ok(order)
 }
 
-fn place(graph: &Graph, symbols: &Symbols, arenas: &BTreeMap<&str, Dim>, plan: &mut GraphPlan) {
+/// The parts of a page, in the order of the names of states.
+fn pages(program: &Program, caches: &Caches) -> Result<Option<CachePlan>, PassError> {
+    let (mut parts, mut end, mut pages) = (BTreeMap::new(), 0u64, None);
+    for (name, &part) in &caches.states {
+        let problem = |problem: &str| PassError::broken(&program.name, format!("state `{name}`: {problem}"));
+        let ty = program.states.get(name).ok_or_else(|| problem("unknown"))?;
+        let symbol =
+            ty.shape.first().and_then(|d| d.symbols().into_iter().next()).ok_or_else(|| problem("no pages"))?;
+        if *pages.get_or_insert(symbol.clone()) != symbol {
+            return Err(problem("counts its pages apart from other states"));
+        }
+        let page = Type { dtype: ty.dtype, shape: ty.shape[1..].to_vec() };
+        let bytes = page.bytes().as_const().and_then(|b| u64::try_from(b).ok()).ok_or_else(|| problem("no size"))?;
+        parts.insert(name.clone(), PagePart { offset: end, bytes, part });
+        let after = end.checked_add(bytes).and_then(|e| e.checked_next_multiple_of(ALIGNMENT as u64));
+        end = after.ok_or_else(|| problem("pages too large"))?;
+    }
+    Ok(pages.map(|pages| CachePlan { pages, page_bytes: end, parts }))
+}
+
+/// The caches as one graph sees them.
+#[derive(Clone, Copy)]
+struct InPages<'a> {
+    caches: &'a Caches,
+    name: &'a str,
+}
+
+fn place(
+    graph: &Graph,
+    symbols: &Symbols,
+    arenas: &BTreeMap<&str, Dim>,
+    InPages { caches, name }: InPages<'_>,
+    plan: &mut GraphPlan,
+) {
     let stored = Stored::new(graph, &plan.kernels);
     let mut places = BTreeMap::new();
+    plan.cache_args = caches.args.get(name).map(|args| args.keys().copied().collect()).unwrap_or_default();
+    plan.in_place = caches.in_place.get(name).cloned().unwrap_or_else(|| vec![None; graph.results().len()]);
     for (i, (_, value)) in graph.results().iter().enumerate() {
-        places.insert(stored.root(*value), Place::Result(i));
+        if plan.in_place.get(i).copied().flatten().is_none() {
+            places.insert(stored.root(*value), Place::Result(i));
+        }
+    }
+    for &value in stored.producer.keys().filter(|&&v| caches.contains(name, graph, v)) {
+        if let Some(before) = caches.before(graph, value) {
+            places.insert(value, Place::Alias(before));
+        }
     }
     let inside: BTreeSet<NodeId> = plan.kernels.iter().flat_map(|k| &k.nodes).copied().collect();
     for id in graph.petgraph().node_indices() {

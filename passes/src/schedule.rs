@@ -6,15 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use lith_ir::plan::Kernel;
 use lith_ir::{Graph, Op, Symbols, Value};
 
+use crate::cache::Caches;
 use crate::memory::typical_bytes;
 use crate::reads::Stored;
 use crate::{Compiled, PassError};
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     let Compiled { program, plan } = compiled;
+    let caches = Caches::find(program)?;
     for (name, graph_plan) in &mut plan.graphs {
         let Some(graph) = program.graph(name) else { continue };
-        let order = order(graph, &graph_plan.kernels, &program.symbols)
+        let in_arena = |v: &Value| !caches.contains(name, graph, *v);
+        let order = order(graph, &graph_plan.kernels, &program.symbols, &in_arena)
             .ok_or_else(|| PassError::broken(name, "kernels depend on each other"))?;
         graph_plan.kernels = order.into_iter().map(|k| graph_plan.kernels[k].clone()).collect();
     }
@@ -22,18 +25,27 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
 }
 
 /// Indices of kernels in execution order; `None` when there is a cycle.
-fn order(graph: &Graph, kernels: &[Kernel], symbols: &Symbols) -> Option<Vec<usize>> {
+fn order(
+    graph: &Graph,
+    kernels: &[Kernel],
+    symbols: &Symbols,
+    in_arena: &dyn Fn(&Value) -> bool,
+) -> Option<Vec<usize>> {
     let stored = Stored::new(graph, kernels);
     let reads = &stored.reads;
     let results: BTreeSet<Value> = graph.results().iter().map(|&(_, v)| stored.root(v)).collect();
     let writes_state = |k: &Kernel| k.nodes.iter().any(|&n| matches!(graph.node(n).op, Op::StateWrite { .. }));
 
-    // How many kernels that have not run read each value; results are never free, and cost the arena nothing.
+    // How many kernels that have not run read each value; results are never free; neither they nor caches
+    // cost the arena anything.
     let mut readers: BTreeMap<Value, usize> = BTreeMap::new();
     for value in reads.iter().flatten() {
         *readers.entry(*value).or_default() += 1;
     }
-    let size = |v: &Value| if results.contains(v) { 0 } else { typical_bytes(&graph.ty(*v).bytes(), symbols) };
+    let size = |v: &Value| match results.contains(v) || !in_arena(v) {
+        true => 0,
+        false => typical_bytes(&graph.ty(*v).bytes(), symbols),
+    };
     let mut left: BTreeSet<usize> = (0..kernels.len()).collect();
     let mut done: BTreeSet<Value> = BTreeSet::new();
     let mut order = Vec::with_capacity(kernels.len());

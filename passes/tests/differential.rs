@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use common::decoder::Decoder;
 use common::execute::Execution;
 use common::{bert, numbered, symbols_of};
 use lith_ir::interp::{Mode, Tensor};
@@ -52,6 +53,23 @@ fn encoders() {
         }
         hold(&case_of(bert(3, padded, &|_| "encoder.group.0.layer.0".into()), padded, "shared layers"));
     }
+}
+
+/// Whole decoders with their cache, over prefill, decoding and both at once.
+#[test]
+fn decoders() {
+    let plain = Decoder::new(2);
+    for sequences in [&[(0, 5)][..], &[(63, 1), (64, 1), (130, 1)], &[(0, 3), (70, 2), (5, 0), (0, 1)], &[]] {
+        hold(&plain.case(sequences, "decoder"));
+    }
+    let batch = [(0, 3), (66, 2)];
+    for cached in [DType::F16, DType::Bf16, DType::I8] {
+        hold(&Decoder { cached, ..plain.clone() }.case(&batch, "decoder"));
+    }
+    hold(&Decoder { tied: true, quantized: true, ..Decoder::new(3) }.case(&batch, "decoder"));
+    hold(&Decoder { windows: vec![0], ..plain.clone() }.case(&batch, "one layer"));
+    hold(&Decoder { windows: vec![4, 4, 0, 4, 4, 0, 4], ..plain.clone() }.case(&batch, "two kinds of layers"));
+    hold(&Decoder { windows: vec![4, 0, 0, 4, 0], ..plain }.case(&batch, "layers in no order"));
 }
 
 /// One layer with another constant, function or wiring is no repetition of the others.

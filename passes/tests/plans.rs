@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::*;
-use lith_ir::plan::{KernelKind, Layout, Place};
+use lith_ir::plan::{Layout, Place};
 use lith_ir::{Dim, Op, Symbol};
 use lith_passes::check::{check, check_memory};
 use lith_passes::{Compiled, Options, Stage, dump, run, run_until};
@@ -25,15 +25,7 @@ fn compile(program: lith_ir::Program) -> Compiled {
 fn kinds(compiled: &Compiled, graph: &str) -> BTreeMap<&'static str, usize> {
     let mut count = BTreeMap::new();
     for kernel in &compiled.plan.graphs[graph].kernels {
-        let kind = match kernel.kind {
-            KernelKind::Loop => "loop",
-            KernelKind::Contraction { .. } => "contraction",
-            KernelKind::Dot { .. } => "dot",
-            KernelKind::Attention { .. } => "attention",
-            KernelKind::Call { .. } => "call",
-            KernelKind::Copy => "copy",
-        };
-        *count.entry(kind).or_insert(0) += 1;
+        *count.entry(kernel.kind.name()).or_insert(0) += 1;
     }
     count
 }

@@ -71,7 +71,7 @@ pub(super) fn rope(b: &mut Builder<'_>, x: Value, angles: [Value; 2], heads: usi
 pub(super) fn dynamic_quantize(b: &mut Builder<'_>, x: Value, group: usize) -> Built {
     let shape = b.ty(x).shape;
     let last = shape.len() - 1;
-    let Some(columns) = shape[last].as_const() else { return groups_of(b, x) };
+    let columns = shape[last].as_const().unwrap_or(0);
     let (group, mut parts) = (group as i64, Vec::new());
     // Whole groups as one axis more, and what is left.
     let whole = columns / group * group;

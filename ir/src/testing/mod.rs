@@ -18,6 +18,7 @@
 //!
 //! A case has one entry point, `main`; its arguments, parameters and states are plain tensors ([`Tensor::to_bytes`]).
 
+mod decoder;
 mod graphs;
 mod maker;
 mod ops;

@@ -1,7 +1,7 @@
 //! Cases of single ops.
 
 use super::maker::{Axis, Maker, Values, dims, fixed, ty};
-use super::{Case, Rng, tolerance};
+use super::{Case, Rng, decoder, tolerance};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::graph::{Graph, Value};
@@ -9,7 +9,7 @@ use crate::interp::Tensor;
 use crate::op::{Activation, Binary, Compare, Op, Pool, Reduction, Unary};
 use crate::types::Literal;
 
-const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::Bf16];
+pub(super) const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::Bf16];
 
 /// Cases of the op of this name, other for every state of `rng`; none for an unknown name.
 pub fn cases_for(op: &str, rng: &mut Rng) -> Vec<Case> {
@@ -49,11 +49,11 @@ pub fn cases_for(op: &str, rng: &mut Rng) -> Vec<Case> {
         "segment_pool" => Pool::ALL.iter().flat_map(|&f| each(&FLOATS, rng, |d, r| segment_pool(f, d, r))).collect(),
         "call" => vec![call(rng)],
         "state_read" | "state_write" => each(&DType::ALL, rng, state),
-        _ => Vec::new(),
+        _ => decoder::cases_for(op, rng),
     }
 }
 
-fn each<T>(dtypes: &[DType], rng: &mut Rng, mut make: impl FnMut(DType, &mut Rng) -> T) -> Vec<T> {
+pub(super) fn each<T>(dtypes: &[DType], rng: &mut Rng, mut make: impl FnMut(DType, &mut Rng) -> T) -> Vec<T> {
     dtypes.iter().map(|&d| make(d, rng)).collect()
 }
 
@@ -368,7 +368,7 @@ fn layer_norm(dtype: DType, rng: &mut Rng) -> Case {
 }
 
 /// A parameter, an argument or nothing.
-fn maybe_param(m: &mut Maker<'_>, dtype: DType, shape: &[Axis]) -> Option<Value> {
+pub(super) fn maybe_param(m: &mut Maker<'_>, dtype: DType, shape: &[Axis]) -> Option<Value> {
     match m.rng.below(4) {
         0 => None,
         1 => Some(m.arg(dtype, shape, Values::Small)),
@@ -376,7 +376,7 @@ fn maybe_param(m: &mut Maker<'_>, dtype: DType, shape: &[Axis]) -> Option<Value>
     }
 }
 
-fn node(m: &mut Maker<'_>, op: Op, operands: &[Option<Value>]) -> Value {
+pub(super) fn node(m: &mut Maker<'_>, op: Op, operands: &[Option<Value>]) -> Value {
     m.graph.add_with(op, operands, "block.op").unwrap_or_else(|e| panic!("test graph: {e}")).into()
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use lith_ir::plan::KernelKind;
 use lith_ir::{Dim, Graph, NodeId, Op, Value};
 
-use super::role::{IndexMap, Role, compose, identity, operand_index, role, unit_axes};
+use super::role::{Context, IndexMap, Role, compose, identity, operand_index, role, unit_axes};
 use crate::PassError;
 
 /// What kind of kernel a group becomes.
@@ -54,12 +54,12 @@ pub(crate) fn is_row_of(small: &[Dim], domain: &[Dim]) -> bool {
 
 impl<'g> Groups<'g> {
     /// One group for each node that computes.
-    pub fn new(name: &str, graph: &'g Graph) -> Result<Self, PassError> {
+    pub fn new(name: &str, graph: &'g Graph, context: &Context<'_>) -> Result<Self, PassError> {
         let order = graph.topological().map_err(PassError::in_graph(name))?;
         let position = order.iter().enumerate().map(|(i, &n)| (n, i)).collect();
         let mut roles = BTreeMap::new();
         for &n in &order {
-            let role = role(graph, n)
+            let role = role(name, graph, n, context)
                 .ok_or_else(|| PassError::broken(name, format!("no kernel for `{}`", graph.node(n).op.name())))?;
             roles.insert(n, role);
         }
@@ -87,7 +87,11 @@ impl<'g> Groups<'g> {
         for &n in self.order.iter().rev() {
             let inputs = self.graph.inputs(n).into_iter().map(|v| v.node);
             match (&self.roles[&n], &self.graph.node(n).op) {
-                (Role::Alone(_) | Role::Contraction, _) => self.stored.extend(inputs),
+                (Role::Alone(_), _) => self.stored.extend(inputs),
+                (Role::Contraction, _) => {
+                    self.stored.extend(inputs.filter(|n| self.roles[n] != Role::Quantize));
+                }
+                (Role::Quantize, _) => self.stored.extend(inputs),
                 (_, Op::Gather { .. }) => self.stored.extend(inputs.take(1)),
                 (Role::View, Op::Reshape { shape }) => {
                     let from = self.graph.operand(n, 0).map(|x| self.graph.ty(x).shape.clone()).unwrap_or_default();
@@ -105,7 +109,7 @@ impl<'g> Groups<'g> {
         let own = || self.graph.node(n).types.first().map(|t| t.shape.clone()).unwrap_or_default();
         let operand = || self.graph.operand(n, 0).map(|x| self.graph.ty(x).shape.clone()).unwrap_or_default();
         let (kind, domain) = match &self.roles[&n] {
-            Role::Memory | Role::View => return,
+            Role::Memory | Role::View | Role::Quantize => return,
             Role::Generator | Role::Broadcast if !self.stored.contains(&n) => return,
             Role::Generator | Role::Broadcast | Role::Elementwise | Role::Movement => (Kind::Loop, own()),
             Role::RowReduce => (Kind::Loop, operand()),

@@ -10,24 +10,29 @@ use std::collections::BTreeSet;
 use lith_ir::plan::{GraphPlan, Kernel, KernelKind};
 use lith_ir::{DType, Dim, Graph, NodeId, Op};
 
+use crate::cache::Caches;
 use crate::reads::{is_outside, operands};
-use crate::{Compiled, PassError};
+use crate::{Compiled, Options, PassError, layout};
 use group::{Groups, Kind};
-use role::{Role, cost};
+use role::{Context, Role, cost};
 
 pub(crate) use group::is_row_of;
 pub(crate) use role::{IndexMap, compose, identity, operand_index};
 
-pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
+pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
+    let caches = Caches::find(&compiled.program)?;
+    let mut tables = layout::contracted(&compiled.program);
+    tables.extend(options.packed_tables.iter().cloned());
+    let context = Context { caches: &caches, tables: &tables };
     for (name, graph) in compiled.program.graphs() {
-        let kernels = fuse(name, graph)?;
+        let kernels = fuse(name, graph, &context)?;
         compiled.plan.graphs.insert(name.into(), GraphPlan { kernels, ..GraphPlan::default() });
     }
     Ok(())
 }
 
-fn fuse(name: &str, graph: &Graph) -> Result<Vec<Kernel>, PassError> {
-    let mut groups = Groups::new(name, graph)?;
+fn fuse(name: &str, graph: &Graph, context: &Context<'_>) -> Result<Vec<Kernel>, PassError> {
+    let mut groups = Groups::new(name, graph, context)?;
     for node in groups.order.clone() {
         if groups.roles[&node] == Role::Contraction {
             take_epilogue(&mut groups, node);
@@ -187,7 +192,7 @@ fn emit(name: &str, graph: &Graph, groups: &Groups<'_>) -> Result<Vec<Kernel>, P
     for kernel in &kernels {
         operands(graph, kernel).into_iter().try_for_each(&mut store)?;
         // All results of a call have a place, read or not, and what has none to read it is stored all the same.
-        if let KernelKind::Call { core } = kernel.kind {
+        if let KernelKind::Call { core } | KernelKind::CacheAppend { core } = kernel.kind {
             (0..graph.node(core).types.len() as u32)
                 .try_for_each(|result| store(lith_ir::Value { node: core, result }))?;
         }

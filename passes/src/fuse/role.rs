@@ -1,12 +1,16 @@
 //! What each op is to fusion, and at which index of an operand a node reads it.
 
+use std::collections::BTreeSet;
+
 use lith_ir::plan::KernelKind;
 use lith_ir::{Binary, DType, Dim, Graph, NodeId, Op, Unary, Value};
+
+use crate::cache::Caches;
 
 /// What a legal node is to fusion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// A value in memory before the graph runs.
+    /// A value in memory before the graph runs, or one that is stored by making what it consists of.
     Memory,
     /// Made from nothing wherever it is needed.
     Generator,
@@ -24,12 +28,23 @@ pub(super) enum Role {
     Reduce,
     /// Starts a contraction.
     Contraction,
+    /// Part of every contraction that reads it.
+    Quantize,
     /// A kernel of this kind by itself.
     Alone(KernelKind),
 }
 
-/// The role of a node; `None` for a composite that legalization should have taken apart.
-pub(super) fn role(graph: &Graph, id: NodeId) -> Option<Role> {
+/// What roles hang on besides the node.
+pub(super) struct Context<'a> {
+    /// The paged caches.
+    pub caches: &'a Caches,
+    /// Parameters that lie in panels.
+    pub tables: &'a BTreeSet<String>,
+}
+
+/// The role of a node of graph `name`; `None` for a composite that legalization should have taken apart.
+pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>) -> Option<Role> {
+    let in_pages = |operand: usize| graph.operand(id, operand).is_some_and(|v| context.caches.contains(name, graph, v));
     Some(match &graph.node(id).op {
         Op::Arg { .. } | Op::Param { .. } | Op::Const { .. } | Op::StateRead { .. } => Role::Memory,
         Op::Iota { .. } | Op::Size { .. } => Role::Generator,
@@ -41,6 +56,7 @@ pub(super) fn role(graph: &Graph, id: NodeId) -> Option<Role> {
             Some(x) if graph.ty(x).shape == *shape => Role::Alone(KernelKind::Copy),
             _ => Role::View,
         },
+        Op::Gather { axis: 0 } if gathers_panels(graph, id, context) => Role::Alone(KernelKind::Embedding { core: id }),
         Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Pad { .. } | Op::Gather { .. } => {
             Role::Movement
         }
@@ -53,20 +69,32 @@ pub(super) fn role(graph: &Graph, id: NodeId) -> Option<Role> {
             Role::Alone(KernelKind::Loop)
         }
         Op::Linear {} => Role::Contraction,
+        Op::DynamicQuantize { .. } => Role::Quantize,
         Op::PackedAttention { .. } => Role::Alone(KernelKind::Attention { core: id }),
+        Op::PagedAttention { .. } if in_pages(1) => Role::Alone(KernelKind::Attention { core: id }),
+        Op::Rope { .. } => Role::Alone(KernelKind::Rope { core: id }),
+        Op::CacheAppend { .. } if in_pages(0) => Role::Alone(KernelKind::CacheAppend { core: id }),
         Op::Call { .. } => Role::Alone(KernelKind::Call { core: id }),
+        // What is written was changed where it lies.
+        Op::StateWrite { .. } if in_pages(0) => Role::Memory,
         Op::StateWrite { .. } => Role::Alone(KernelKind::Copy),
         Op::Activation { .. }
         | Op::Softmax {}
         | Op::LayerNorm { .. }
         | Op::RmsNorm { .. }
         | Op::L2Norm { .. }
-        | Op::Rope { .. }
-        | Op::DynamicQuantize { .. }
         | Op::Attention { .. }
         | Op::Scatter {}
         | Op::CacheAppend { .. }
         | Op::PagedAttention { .. } => return None,
+    })
+}
+
+/// Whether a gather of rows is from a parameter in panels.
+fn gathers_panels(graph: &Graph, id: NodeId, context: &Context<'_>) -> bool {
+    graph.operand(id, 0).is_some_and(|table| match &graph.node(table.node).op {
+        Op::Param { name, ty } => ty.rank() == 2 && ty.dtype == DType::F32 && context.tables.contains(name),
+        _ => false,
     })
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Repetition {
     pub output: NodeId,
     /// The template's nodes; free ones may be missing.
     inner: BTreeSet<NodeId>,
-    /// From first to last; the last is the template itself.
+    /// From first to last, not necessarily one right after the other; the last is the template itself.
     pub instances: Vec<Instance>,
 }
 
@@ -43,8 +43,9 @@ fn reach(graph: &Graph, start: NodeId, direction: Direction) -> BTreeSet<NodeId>
 }
 
 impl Repetition {
-    /// The block from `input` to `output` with all its repetitions one before the other; `None` when it has none.
-    pub fn between(graph: &Graph, input: NodeId, output: NodeId) -> Option<Repetition> {
+    /// The block from `input` to `output` with all its repetitions that end in one of `ends`, the last of which is
+    /// `output`; `None` when it is no block.
+    pub fn between(graph: &Graph, input: NodeId, output: NodeId, ends: &[NodeId]) -> Option<Repetition> {
         let above = reach(graph, output, Direction::Incoming);
         if !above.contains(&input) {
             return None;
@@ -57,6 +58,7 @@ impl Repetition {
                 !inner.contains(n)
                     && !below.contains(n)
                     && graph.node(*n).op.class() != Class::Source
+                    && !matches!(graph.node(*n).op, Op::StateRead { .. })
                     && !graph.results().iter().any(|(_, v)| v.node == *n)
                     && graph.petgraph().neighbors_directed(*n, Direction::Outgoing).all(|m| inner.contains(&m))
             };
@@ -73,15 +75,14 @@ impl Repetition {
             return None;
         }
         let mut repetition = Repetition { carried: input.into(), output, inner, instances: Vec::new() };
-        let mut end = output;
         let mut taken: BTreeSet<NodeId> = BTreeSet::new();
-        while let Some(instance) = repetition.occurrence(graph, output, end) {
-            let start = instance.inputs.get(&repetition.carried).copied();
-            taken.insert(end);
-            repetition.instances.push(instance);
-            match start {
-                Some(v) if v.result == 0 && !taken.contains(&v.node) => end = v.node,
-                _ => break,
+        for &end in ends.iter().rev() {
+            let Some(instance) = repetition.occurrence(graph, output, end) else { continue };
+            let nodes: Vec<NodeId> =
+                instance.nodes.values().copied().filter(|&n| !is_free(&graph.node(n).op)).collect();
+            if nodes.iter().all(|n| !taken.contains(n)) {
+                taken.extend(nodes);
+                repetition.instances.push(instance);
             }
         }
         repetition.instances.reverse();

@@ -1,9 +1,12 @@
 //! Repeated layers become one function, called once for each repetition, so that code does not grow with depth.
 //!
 //! A block is what lies between two values of a chain: all that depends on the first and that the second depends on.
-//! Repetitions are found by walking backwards from a block's output in step with the block itself: ops, attributes,
-//! types and wiring must be equal, parameters stand where parameters stood. Paths choose among cuts that fit equally
-//! (a block should be one layer, not the end of one and the start of the next) and name the result; they prove nothing.
+//! Repetitions are found by walking backwards from nodes like a block's output in step with the block itself: ops,
+//! attributes, types and wiring must be equal, parameters stand where parameters stood, and so do states. Paths choose
+//! among cuts that fit equally (a block should be one layer, not the end of one and the start of the next) and name the
+//! result; they prove nothing. Layers of two kinds in turn become a function for one kind, then one for a whole period.
+//!
+//! A block neither reads nor writes states: caches come in by argument and leave as results.
 
 mod block;
 mod extract;
@@ -40,18 +43,15 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
 /// The repetition that leaves least code: whole layers first, then the most nodes, then the fewest values between.
 fn best(name: &str, graph: &Graph) -> Result<Option<Repetition>, PassError> {
     let order = graph.topological().map_err(PassError::in_graph(name))?;
-    // Possible outputs of blocks: the last of several nodes that look alike.
-    let mut last_of: BTreeMap<String, (NodeId, NodeId)> = BTreeMap::new();
-    let mut before: BTreeMap<String, NodeId> = BTreeMap::new();
+    // Possible outputs of blocks: nodes that look alike, in order.
+    let mut alike: BTreeMap<String, Vec<NodeId>> = BTreeMap::new();
     for &n in &order {
         let node = graph.node(n);
         if node.op.class() == Class::Source || matches!(node.op, Op::Broadcast { .. }) || node.types.len() != 1 {
             continue;
         }
         let look = format!("{} {:?} {:?}", without_numbers(&node.path), node.op, node.types);
-        if let Some(previous) = before.insert(look.clone(), n) {
-            last_of.insert(look, (previous, n));
-        }
+        alike.entry(look).or_default().push(n);
     }
     let position = |n: NodeId| order.iter().position(|&m| m == n);
     let score = |r: &Repetition| {
@@ -60,7 +60,10 @@ fn best(name: &str, graph: &Graph) -> Result<Option<Repetition>, PassError> {
         let inputs = std::cmp::Reverse(r.computed_inputs(graph));
         (r.is_whole_layer(graph), nodes * (r.instances.len() - 1), outputs, inputs, position(r.output))
     };
-    let candidates = last_of.into_values().filter_map(|(input, output)| Repetition::between(graph, input, output));
+    let candidates = alike.values().filter_map(|ends| match ends[..] {
+        [.., input, output] => Repetition::between(graph, input, output, ends),
+        _ => None,
+    });
     Ok(candidates.filter(|r| r.instances.len() > 1 && r.compute_nodes(graph) >= LEAST_NODES).max_by_key(score))
 }
 

@@ -38,7 +38,7 @@ impl<'a> Execution<'a> {
             let shape = execution.shape(&ty.shape);
             execution.states.entry(name.clone()).or_insert_with(|| Tensor::zeros(ty.dtype, &shape).unwrap());
         }
-        let results = execution.graph(&compiled.program.entries[entry], plan, 0, args);
+        let results = execution.graph(&compiled.program.entries[entry], plan, 0, &mut args.to_vec());
         (results, execution.states)
     }
 
@@ -50,7 +50,7 @@ impl<'a> Execution<'a> {
         shape.iter().map(|d| self.size(d)).collect()
     }
 
-    fn graph(&mut self, graph: &Graph, plan: &GraphPlan, base: usize, args: &[Tensor]) -> Vec<Tensor> {
+    fn graph(&mut self, graph: &Graph, plan: &GraphPlan, base: usize, args: &mut [Tensor]) -> Vec<Tensor> {
         let mut results: Vec<Option<Tensor>> = vec![None; graph.results().len()];
         for kernel in &plan.kernels {
             let inside = |v: &Value| kernel.nodes.contains(&v.node);
@@ -67,12 +67,24 @@ impl<'a> Execution<'a> {
                     }
                     Place::Result(i) => results[*i] = Some(tensor),
                     Place::State(name) => drop(self.states.insert(name.clone(), tensor)),
+                    // Changed in place: what lies there is the new value.
+                    Place::Alias(of) => self.write_through(graph, plan, args, *of, tensor),
                     other => panic!("a kernel stores to {other:?}"),
                 }
             }
         }
         let result = |(_, v): &(String, Value)| self.read(graph, plan, base, args, &results, *v);
         graph.results().iter().map(result).collect()
+    }
+
+    /// Replaces the bytes that an alias of `value` would be.
+    fn write_through(&mut self, graph: &Graph, plan: &GraphPlan, args: &mut [Tensor], value: Value, tensor: Tensor) {
+        match &plan.places[&value] {
+            Place::State(name) => drop(self.states.insert(name.clone(), tensor)),
+            Place::Arg(i) => args[*i] = tensor,
+            Place::Alias(of) => self.write_through(graph, plan, args, *of, tensor),
+            other => panic!("{other:?} is changed in place"),
+        }
     }
 
     fn read(
@@ -115,9 +127,9 @@ impl<'a> Execution<'a> {
         if let (KernelKind::Call { core }, Op::Call { function, .. }) = (&kernel.kind, &graph.node(kernel.nodes[0]).op)
         {
             let base = base + self.size(&plan.call_arenas[core]);
-            let args: Vec<Tensor> = graph.inputs(*core).iter().map(|v| given[v].clone()).collect();
+            let mut args: Vec<Tensor> = graph.inputs(*core).iter().map(|v| given[v].clone()).collect();
             let compiled = self.compiled;
-            return self.graph(&compiled.program.functions[function], &compiled.plan.graphs[function], base, &args);
+            return self.graph(&compiled.program.functions[function], &compiled.plan.graphs[function], base, &mut args);
         }
         let mut small = Graph::new();
         let mut new: BTreeMap<Value, Value> = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! Programs that the tests compile: encoders written by hand, as a tracer would record them.
 #![allow(dead_code)]
 
+pub mod decoder;
 pub mod execute;
 
 use std::collections::BTreeMap;

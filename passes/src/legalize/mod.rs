@@ -1,15 +1,26 @@
 //! Leaves only ops that have a kernel of their own: composites without one become primitives, biases of linear layers
 //! become additions that fusion makes an epilogue. Also gives every result a value that a kernel can store right there.
 
+mod results;
+mod rewrite;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::decompose::decompose;
-use lith_ir::{Builder, DType, Graph, GraphError, NodeId, Op, Program, Value};
+use lith_ir::{DType, Graph, GraphError, NodeId, Op, Program, Value};
 
+use crate::cache::Caches;
 use crate::{Compiled, PassError, canonicalize};
+
+/// Values that share a magnitude in the 8-bit activations of a contraction.
+const ACTIVATION_GROUP: usize = 32;
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     let program = &mut compiled.program;
+    for graph in program.entries.values_mut() {
+        results::pass_writes_on(graph);
+    }
+    let caches = Caches::find(program)?;
     let packable = packable_args(program)?;
     for (name, graph) in program.functions.iter_mut().chain(&mut program.entries) {
         let packable = packable.get(name);
@@ -18,9 +29,10 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
             Op::Arg { index, .. } => packable.is_some_and(|args| args.contains(index)),
             _ => false,
         };
-        decompose_until_legal(graph, &weight).map_err(PassError::in_graph(name))?;
+        let cache = |graph: &Graph, v: Value| caches.contains(name, graph, v);
+        decompose_until_legal(graph, &Legal { weight: &weight, cache: &cache }).map_err(PassError::in_graph(name))?;
         canonicalize::simplify(name, graph)?;
-        storable_results(graph).map_err(PassError::in_graph(name))?;
+        results::storable(graph, &cache).map_err(PassError::in_graph(name))?;
     }
     Ok(())
 }
@@ -84,12 +96,22 @@ fn called_arg(graph: &Graph, node: NodeId) -> Option<&str> {
     }
 }
 
-fn decompose_until_legal(graph: &mut Graph, weight: &dyn Fn(&Graph, Value) -> bool) -> Result<(), GraphError> {
+/// What legality hangs on besides the node.
+struct Legal<'a> {
+    /// Whether a value comes in panels when it is a weight.
+    weight: &'a dyn Fn(&Graph, Value) -> bool,
+    /// Whether a value is a cache in pages.
+    cache: &'a dyn Fn(&Graph, Value) -> bool,
+}
+
+fn decompose_until_legal(graph: &mut Graph, legal: &Legal<'_>) -> Result<(), GraphError> {
     loop {
         let mut changed = false;
         for node in graph.topological()? {
-            let replacement =
-                if is_legal(graph, node, weight) { split_bias(graph, node)? } else { decompose(graph, node)? };
+            let replacement = match rewrite::rewrite(graph, node, legal)? {
+                None if !is_legal(graph, node, legal) => decompose(graph, node)?,
+                rewritten => rewritten,
+            };
             if let Some(value) = replacement {
                 graph.replace(node.into(), value);
                 graph.remove(node);
@@ -103,22 +125,32 @@ fn decompose_until_legal(graph: &mut Graph, weight: &dyn Fn(&Graph, Value) -> bo
 }
 
 /// Whether a kernel computes the node as it is. Composites not named here are decomposed.
-fn is_legal(graph: &Graph, node: NodeId, weight: &dyn Fn(&Graph, Value) -> bool) -> bool {
+fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
     let f32 = || graph.ty(node.into()).dtype == DType::F32;
+    let in_pages = |operand: usize| graph.operand(node, operand).is_some_and(|v| (legal.cache)(graph, v));
     match graph.node(node).op {
-        Op::Linear {} => f32() && graph.operand(node, 1).is_some_and(|w| weight(graph, w)),
-        Op::PackedAttention { .. } | Op::SegmentPool { .. } => f32(),
+        Op::Linear {} => f32() && graph.operand(node, 1).is_some_and(|w| (legal.weight)(graph, w)),
+        Op::PackedAttention { .. } | Op::SegmentPool { .. } | Op::Rope { .. } => f32(),
+        Op::CacheAppend { .. } => in_pages(0),
+        Op::PagedAttention { .. } => in_pages(1),
+        // Contractions take it in.
+        Op::DynamicQuantize { group } => {
+            let contraction = |&(user, operand): &(NodeId, usize)| {
+                operand == 0 && matches!(graph.node(user).op, Op::Linear {}) && is_legal(graph, user, legal)
+            };
+            group == ACTIVATION_GROUP
+                && graph.users(node.into()).iter().all(contraction)
+                && !graph.results().iter().any(|(_, v)| v.node == node)
+        }
         Op::SegmentIds { .. } => true,
         Op::Activation { .. }
         | Op::Softmax {}
         | Op::LayerNorm { .. }
         | Op::RmsNorm { .. }
         | Op::L2Norm { .. }
-        | Op::Rope { .. }
-        | Op::DynamicQuantize { .. }
         | Op::Attention { .. }
-        | Op::CacheAppend { .. }
-        | Op::PagedAttention { .. } => false,
+        // A rewrite puts primitives in its place.
+        | Op::Scatter {} => false,
         Op::Arg { .. }
         | Op::Param { .. }
         | Op::Const { .. }
@@ -137,72 +169,10 @@ fn is_legal(graph: &Graph, node: NodeId, weight: &dyn Fn(&Graph, Value) -> bool)
         | Op::Pad { .. }
         | Op::Gather { .. }
         | Op::Dot { .. }
-        | Op::Scatter {}
         | Op::Reduce { .. }
         | Op::CumSum { .. }
         | Op::Call { .. }
         | Op::StateRead { .. }
         | Op::StateWrite { .. } => true,
     }
-}
-
-/// `linear(x, w, b)` is `linear(x, w) + broadcast(b)`.
-fn split_bias(graph: &mut Graph, node: NodeId) -> Result<Option<Value>, GraphError> {
-    if !matches!(graph.node(node).op, Op::Linear {}) {
-        return Ok(None);
-    }
-    let [Some(x), Some(weight), Some(bias)] = graph.operands(node)[..] else { return Ok(None) };
-    let path = graph.node(node).path.clone();
-    let mut b = Builder::new(graph, &path);
-    let product = b.op(Op::Linear {}, &[x, weight])?;
-    let shape = b.ty(product).shape;
-    let bias = b.expand(bias, &shape)?;
-    b.add(product, bias).map(Some)
-}
-
-/// Lets every result be a value of its own that a kernel stores: one that comes from outside, or is the bytes of another
-/// result, becomes a copy, which is written as a reshape to the same shape. A state write passes its operand on to its
-/// users, and takes a copy of another state, which may be overwritten first.
-fn storable_results(graph: &mut Graph) -> Result<(), GraphError> {
-    let writes: Vec<NodeId> =
-        graph.petgraph().node_indices().filter(|&n| matches!(graph.node(n).op, Op::StateWrite { .. })).collect();
-    for write in writes {
-        let Some(x) = graph.operand(write, 0) else { continue };
-        graph.replace(write.into(), x);
-        let Op::StateWrite { name } = graph.node(write).op.clone() else { continue };
-        let other = |op: &Op| matches!(op, Op::StateRead { name: read, .. } if *read != name);
-        if other(&graph.node(root(graph, x).node).op) {
-            let path = graph.node(write).path.clone();
-            let copied = copy(graph, x, &path)?;
-            graph.remove(write);
-            graph.add(Op::StateWrite { name }, &[copied], &path)?;
-        }
-    }
-    let mut claimed = BTreeSet::new();
-    for (index, (name, value)) in graph.results().to_vec().into_iter().enumerate() {
-        let from = root(graph, value);
-        let outside = match graph.node(from.node).op {
-            Op::Arg { .. } | Op::Param { .. } | Op::Const { .. } | Op::StateRead { .. } => true,
-            _ => !claimed.insert(from),
-        };
-        if outside {
-            let copied = copy(graph, value, &name)?;
-            graph.set_result(index, copied);
-        }
-    }
-    graph.prune();
-    Ok(())
-}
-
-fn copy(graph: &mut Graph, value: Value, path: &str) -> Result<Value, GraphError> {
-    let shape = graph.ty(value).shape.clone();
-    graph.add(Op::Reshape { shape }, &[value], path)
-}
-
-/// The value whose bytes `value` is.
-fn root(graph: &Graph, mut value: Value) -> Value {
-    while let (Op::Reshape { .. }, Some(x)) = (&graph.node(value.node).op, graph.operand(value.node, 0)) {
-        value = x;
-    }
-    value
 }

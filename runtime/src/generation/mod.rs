@@ -1,6 +1,33 @@
 //! Text generation: from prompts and options to tokens, over any [`LanguageModel`]. Knows token ids; text only where a
 //! stop string asks for it. Must not know programs, artifacts or threads.
 
+mod draft;
+mod error;
+mod generator;
+mod job;
 mod model;
+mod options;
+mod pages;
+mod processors;
+mod random;
+mod request;
+mod row;
+mod rules;
+mod samples;
+mod search;
+mod settings;
+mod stopping;
+mod stream;
+mod warpers;
 
+pub use error::GenerationError;
+pub use generator::{Generator, Limits};
 pub use model::{Batch, ForwardError, LanguageModel};
+pub use options::{GenerationConfig, OPTIONS, OptionKind, OptionSpec, option_named};
+pub use pages::{PagePool, Sequence};
+pub use processors::{AllowedTokens, UserProcessor};
+pub use random::Draws;
+pub use request::{Cancel, Counts, Event, Generated, Output, Request, RequestId, TokenLogprob};
+pub use settings::{EarlyStopping, Mode, Schedule, Settings};
+pub use stopping::{Criterion, FinishReason};
+pub use stream::{StreamDecoder, TokenText};

@@ -35,6 +35,19 @@ impl Batch {
     pub fn sequences(&self) -> usize {
         self.past.len()
     }
+
+    /// Adds a sequence: its new tokens, of which the last `outputs` have logits, after `past` that the cache holds in
+    /// these pages.
+    pub(super) fn push(&mut self, tokens: impl Iterator<Item = u32>, outputs: usize, past: usize, pages: &[u32]) {
+        // Ids are below the vocabulary's size and positions below the cache's, both of which count in i32.
+        self.ids.extend(tokens.map(|id| id as i32));
+        let end = self.ids.len();
+        self.offsets.push(end as i32);
+        self.past.push(past as i32);
+        self.pages.extend(pages.iter().map(|&page| page as i32));
+        self.pages.resize(self.past.len() * self.table, 0);
+        self.outputs.extend((end - outputs..end).map(|row| row as i32));
+    }
 }
 
 /// Why a call of a language model failed.
@@ -46,10 +59,13 @@ pub enum ForwardError {
     /// The batch does not fit the model: a bug of the caller.
     #[error("{0}")]
     Batch(String),
+    /// The model cannot give what is asked for.
+    #[error("this model does not give {0}")]
+    Unsupported(&'static str),
 }
 
 /// A language model with its cache. Calls come one at a time.
-pub trait LanguageModel {
+pub trait LanguageModel: Send {
     /// Logits of a token.
     fn vocab_size(&self) -> usize;
 
@@ -74,4 +90,87 @@ pub trait LanguageModel {
     /// # Panics
     /// When there is no such page.
     fn copy_page(&mut self, from: u32, to: u32);
+
+    /// Width of the hidden states that [`LanguageModel::forward_hidden`] gives; `None` where it gives none.
+    fn hidden_size(&self) -> Option<usize> {
+        None
+    }
+
+    /// As [`LanguageModel::forward`], and the hidden states that the logits are made of (of the last layer, after its
+    /// norm): `f32[outputs, hidden_size]`.
+    ///
+    /// # Errors
+    /// [`ForwardError`].
+    fn forward_hidden(&mut self, batch: &Batch) -> Result<(Tensor, Tensor), ForwardError> {
+        let _ = batch;
+        Err(ForwardError::Unsupported("hidden states"))
+    }
+}
+
+impl<M: LanguageModel + ?Sized> LanguageModel for &mut M {
+    fn vocab_size(&self) -> usize {
+        (**self).vocab_size()
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        (**self).max_positions()
+    }
+
+    fn page_tokens(&self) -> usize {
+        (**self).page_tokens()
+    }
+
+    fn pages(&self) -> usize {
+        (**self).pages()
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Tensor, ForwardError> {
+        (**self).forward(batch)
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) {
+        (**self).copy_page(from, to);
+    }
+
+    fn hidden_size(&self) -> Option<usize> {
+        (**self).hidden_size()
+    }
+
+    fn forward_hidden(&mut self, batch: &Batch) -> Result<(Tensor, Tensor), ForwardError> {
+        (**self).forward_hidden(batch)
+    }
+}
+
+impl<M: LanguageModel + ?Sized> LanguageModel for Box<M> {
+    fn vocab_size(&self) -> usize {
+        (**self).vocab_size()
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        (**self).max_positions()
+    }
+
+    fn page_tokens(&self) -> usize {
+        (**self).page_tokens()
+    }
+
+    fn pages(&self) -> usize {
+        (**self).pages()
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Tensor, ForwardError> {
+        (**self).forward(batch)
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) {
+        (**self).copy_page(from, to);
+    }
+
+    fn hidden_size(&self) -> Option<usize> {
+        (**self).hidden_size()
+    }
+
+    fn forward_hidden(&mut self, batch: &Batch) -> Result<(Tensor, Tensor), ForwardError> {
+        (**self).forward_hidden(batch)
+    }
 }

@@ -14,6 +14,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod families;
+pub mod gguf;
 pub mod source;
 pub mod weights;
 

@@ -15,11 +15,12 @@ pub mod safetensors;
 mod torch;
 mod zip;
 
-pub(crate) use convert::to_dtype as convert_bytes;
+pub(crate) use convert::{to_dtype as convert_bytes, to_f32 as bytes_to_f32};
 pub use discover::{Format, OpenOptions};
 pub use element::Element;
 pub use error::CheckpointError;
 pub use index::parse_index;
+pub(crate) use map::MappedFile;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,7 +30,6 @@ use std::path::{Path, PathBuf};
 use lith_ir::DType;
 
 use crate::source::Source;
-use map::MappedFile;
 
 /// The weights of a model.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lith_codegen::{Target, WeightData, WeightStorage};
 use lith_ir::DType;
+use lith_ir::quant::Storage;
 use lith_passes::{Compiled, Stage};
 use lith_runtime::model::ENTRY;
 
@@ -11,6 +12,10 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::executable;
 use crate::model::{Model, ModelOptions, Opened};
+use crate::quantize::{self, Matrices, Quantization, StoragePlan};
+
+/// Name of the asset with the errors of quantized weights.
+pub const QUANTIZATION_REPORT: &str = "quantization.json";
 
 /// How a model is compiled.
 #[derive(Clone)]
@@ -19,6 +24,8 @@ pub struct CompileOptions {
     pub storage: DType,
     /// The processor.
     pub target: Target,
+    /// Which weights and activations are quantized.
+    pub quantization: Quantization,
 }
 
 impl CompileOptions {
@@ -36,7 +43,7 @@ impl CompileOptions {
             }
         };
         let target = Target::new(target).map_err(Error::input)?;
-        Ok(CompileOptions { storage, target })
+        Ok(CompileOptions { storage, target, quantization: Quantization::default() })
     }
 }
 
@@ -46,6 +53,8 @@ pub struct Compilation {
     pub model: Model,
     /// Its program after passes, and how it is executed.
     pub compiled: Compiled,
+    /// How its weights are stored.
+    pub storage: StoragePlan,
     options: CompileOptions,
 }
 
@@ -55,8 +64,25 @@ pub struct Compilation {
 /// When a pass fails, which is a bug, or the program is broken.
 pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>) -> Result<Compilation> {
     let program = model.program.clone();
-    let compiled = lith_passes::run(program, &lith_passes::Options { stop_after }).map_err(Error::failure)?;
-    Ok(Compilation { model, compiled, options: options.clone() })
+    let matrices = Matrices::of(&program);
+    let values = |name: &str| -> Result<(Vec<f32>, usize)> {
+        let cols = program.params.get(name).and_then(|ty| ty.static_shape()?.last().copied()).unwrap_or(0);
+        Ok((model.weights.values(name)?, cols))
+    };
+    let storage = quantize::plan(&matrices, &options.quantization, &|name| model.weights.kept(name), &values)?;
+    let is_quantized = |name: &&String| matches!(storage.storage.get(*name), Some(Storage::Quantized(_)));
+    let pass_options = lith_passes::Options {
+        stop_after,
+        packed_tables: matrices.tables.iter().filter(is_quantized).cloned().collect(),
+        // All or none: a block of mixed widths stays one function.
+        int8_activations: match options.quantization.int8_activations {
+            true => matrices.linear.clone(),
+            false => Default::default(),
+        },
+    };
+    let compiled = lith_passes::run(program.clone(), &pass_options).map_err(Error::failure)?;
+    drop(program);
+    Ok(Compilation { model, compiled, storage, options: options.clone() })
 }
 
 impl Compilation {
@@ -66,8 +92,9 @@ impl Compilation {
     /// When code generation fails, which is a bug, or the program asks for more than the target has.
     pub fn module(&self) -> Result<lith_codegen::Module> {
         let Compiled { program, plan } = &self.compiled;
-        lith_codegen::compile(program, plan, &self.options.target, &WeightStorage::of(self.options.storage))
-            .map_err(Error::failure)
+        let by_param = self.storage.storage.clone();
+        let storage = WeightStorage { by_param, ..WeightStorage::of(self.options.storage) };
+        lith_codegen::compile(program, plan, &self.options.target, &storage).map_err(Error::failure)
     }
 
     /// Writes the artifact under a temporary name, then renames it.
@@ -78,12 +105,32 @@ impl Compilation {
         let mut module = self.module()?;
         module.set_model(serde_json::to_value(&self.model.info).map_err(Error::failure)?);
         module.set_plan_text(self.plan_text());
-        let assets: Vec<(&str, &[u8])> = self.model.assets.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
-        let mut weights = |name: &str| -> Result<WeightData<'_>> {
-            let bytes = self.model.parameter(name, DType::F32)?;
-            Ok(WeightData::Elements { dtype: DType::F32, bytes })
-        };
+        let report = serde_json::to_vec(&self.storage.report).map_err(Error::failure)?;
+        let mut assets: Vec<(&str, &[u8])> =
+            self.model.assets.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
+        if !self.storage.report.is_empty() {
+            assets.push((QUANTIZATION_REPORT, &report));
+        }
+        let mut weights = |name: &str| self.weight(name);
         lith_codegen::write_artifact(path, &module, &mut weights, &assets)
+    }
+
+    /// A parameter as it is to be stored.
+    fn weight(&self, name: &str) -> Result<WeightData<'_>> {
+        let found = self.model.weights.read(name)?;
+        match (self.storage.storage.get(name), found) {
+            (Some(Storage::Quantized(scheme)), WeightData::Elements { .. }) => {
+                let cols = self.compiled.program.params.get(name).and_then(|ty| ty.static_shape()?.last().copied());
+                let values = self.model.weights.values(name)?;
+                Ok(WeightData::Quantized(lith_passes::quantize::quantize(&values, cols.unwrap_or(0), *scheme)))
+            }
+            // A matrix that nothing reads as one, such as a table of positions.
+            (None, WeightData::Quantized(_)) => {
+                let bytes = self.model.weights.values(name)?.iter().flat_map(|v| v.to_le_bytes()).collect();
+                Ok(WeightData::Elements { dtype: DType::F32, bytes })
+            }
+            (_, found) => Ok(found),
+        }
     }
 
     /// Writes an executable: the runner with the artifact behind it.
@@ -130,7 +177,7 @@ pub fn compile_cached(
     let cache = Cache::open()?;
     let mut settings = vec![
         task.name().to_string(),
-        format!("{:?}", options.storage),
+        format!("{:?} {:?} {:?}", options.storage, options.quantization, from.cache),
         format!("{} {}", options.target.name(), options.target.features().join(",")),
         format!("strict={} fresh={} mismatched={}", from.strict, from.fresh_head, from.ignore_mismatched_sizes),
     ];

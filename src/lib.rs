@@ -22,6 +22,7 @@ pub mod inspect;
 pub mod model;
 pub mod quantize;
 pub mod verify;
+pub mod weights;
 
 pub use error::{Error, Result};
 pub use lith_ir as ir;

@@ -3,19 +3,21 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use lith_frontend::Layout;
-use lith_ir::{DType, Program};
+use lith_frontend::{CacheType, Layout};
+use lith_ir::Program;
 use lith_models::checkpoint::OpenOptions;
 use lith_models::config::ProblemType;
 use lith_models::families::{self, Family, Traced, sentence::Stack};
+use lith_models::gguf::Gguf;
 use lith_models::weights::{Fresh, resolve};
-use lith_models::{Checkpoint, Config, Head, HubEnv, LoadOptions, Loaded, Source, SourceOptions};
+use lith_models::{Checkpoint, Config, Head, HubEnv, LoadOptions, Source, SourceOptions};
 use lith_runtime::pipelines::{ModelInfo, Task};
 use lith_runtime::tokenizer::{Assets, AutoTokenizer, TOKENIZER_FILES};
 
 use crate::error::{Error, Result};
+use crate::weights::{GgufWeights, LoadedPart, Weights};
 
 /// How a model is found and read.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +38,8 @@ pub struct ModelOptions {
     pub ignore_mismatched_sizes: bool,
     /// Trace padded `[batch, seq]` instead of padding-free `[tokens]`.
     pub padded: bool,
+    /// The key/value cache of a language model.
+    pub cache: CacheType,
 }
 
 /// Files besides the tokenizer's that an artifact keeps.
@@ -61,22 +65,29 @@ pub struct Model {
     pub assets: Vec<(String, Vec<u8>)>,
     /// The files the model came from, for cache keys.
     pub files: Vec<PathBuf>,
-    parts: Vec<LoadedPart>,
-}
-
-struct LoadedPart {
-    prefix: String,
-    loaded: Loaded,
+    /// The values of its parameters.
+    pub weights: Weights,
 }
 
 /// What the files of a model say before its program is traced: enough for a cache key.
 pub struct Opened {
-    source: Source,
-    transformer: Source,
+    origin: Origin,
     config: Config,
-    stack: Option<Stack>,
     task: Task,
     options: ModelOptions,
+}
+
+/// The files of a model.
+enum Origin {
+    /// A directory or repository as Transformers writes them.
+    Files {
+        source: Source,
+        /// Where the transformer of a sentence stack is; else the same place.
+        transformer: Source,
+        stack: Option<Stack>,
+    },
+    /// A GGUF file, which has everything.
+    Gguf(Gguf),
 }
 
 impl Opened {
@@ -85,25 +96,36 @@ impl Opened {
     /// # Errors
     /// When there is no such model, its configuration is broken, or it does not serve the task.
     pub fn new(model: &str, options: &ModelOptions) -> Result<Opened> {
-        let env = HubEnv::from_env();
         let path = crate::bundled::find(model)?;
         let name = path.as_deref().map_or(Cow::Borrowed(model), |p| p.to_string_lossy());
-        let source = Source::open(&name, &options.source, &env).map_err(Error::input)?;
-        let stack = match wants_stack(options)? {
-            true => Stack::read(&source).map_err(Error::input)?,
-            false => None,
+        let (origin, mut config) = match gguf_file(Path::new(&*name))? {
+            Some(file) => {
+                let gguf = Gguf::open(&file).map_err(Error::input)?;
+                let fields = gguf.config().map_err(Error::input)?;
+                let config = Config::from_map(fields, &file).map_err(Error::input)?;
+                (Origin::Gguf(gguf), config)
+            }
+            None => {
+                let env = HubEnv::from_env();
+                let source = Source::open(&name, &options.source, &env).map_err(Error::input)?;
+                let stack = match wants_stack(options)? {
+                    true => Stack::read(&source).map_err(Error::input)?,
+                    false => None,
+                };
+                let folder = stack.as_ref().map_or("", |s| s.transformer.as_str());
+                let transformer = sub_source(&name, folder, options, &env)?;
+                let config = Config::load(&transformer).map_err(Error::input)?;
+                (Origin::Files { source, transformer, stack }, config)
+            }
         };
-        let folder = stack.as_ref().map_or("", |s| s.transformer.as_str());
-        let transformer = sub_source(&name, folder, options, &env)?;
-        let mut config = Config::load(&transformer).map_err(Error::input)?;
         for assignment in &options.overrides {
             if !config.set(assignment).map_err(Error::input)? {
                 return Err(Error::input(format!("--set {assignment}: `{}` has no such field", config.model_type())));
             }
         }
-        let task = choose_task(&config, stack.is_some(), options)?;
-        let stack = stack.filter(|_| task == Task::SentenceEmbedding);
-        Ok(Opened { source, transformer, config, stack, task, options: options.clone() })
+        let has_stack = matches!(origin, Origin::Files { stack: Some(_), .. });
+        let task = choose_task(&config, has_stack, options)?;
+        Ok(Opened { origin, config, task, options: options.clone() })
     }
 
     /// The model's task.
@@ -113,26 +135,45 @@ impl Opened {
 
     /// What to call the model in messages.
     pub fn describe(&self) -> String {
-        self.source.describe()
-    }
-
-    /// A file of the model: beside the transformer's configuration or, in a sentence stack, at the top.
-    fn file(&self, name: &str) -> Result<Option<PathBuf>> {
-        match self.transformer.optional(name).map_err(Error::input)? {
-            Some(path) => Ok(Some(path)),
-            None => self.source.optional(name).map_err(Error::input),
+        match &self.origin {
+            Origin::Files { source, .. } => source.describe(),
+            Origin::Gguf(gguf) => gguf.path().display().to_string(),
         }
     }
 
-    /// The files of this list that the model has, by name, with their contents; `paths` gets to know where they are.
+    /// The sentence-transformers stack, where the task is its.
+    fn stack(&self) -> Option<&Stack> {
+        match &self.origin {
+            Origin::Files { stack, .. } => stack.as_ref().filter(|_| self.task == Task::SentenceEmbedding),
+            Origin::Gguf(_) => None,
+        }
+    }
+
+    /// The files of this list that the model has, by name, with their contents; `paths` gets to know where they are. A
+    /// file of a sentence stack is beside the transformer's configuration or at the top.
     fn read_files<'a>(
         &self,
         names: impl IntoIterator<Item = &'a &'a str>,
         paths: &mut Vec<PathBuf>,
     ) -> Result<Vec<(String, Vec<u8>)>> {
+        let (source, transformer) = match &self.origin {
+            Origin::Files { source, transformer, .. } => (source, transformer),
+            Origin::Gguf(gguf) => {
+                let config = serde_json::to_vec(&gguf.config().map_err(Error::input)?).map_err(Error::failure)?;
+                let mut files = gguf.tokenizer_files().map_err(Error::input)?;
+                files.push(("config.json".into(), config));
+                let wanted: Vec<&str> = names.into_iter().copied().collect();
+                files.retain(|(name, _)| wanted.contains(&name.as_str()));
+                return Ok(files);
+            }
+        };
         let mut files = Vec::new();
         for name in names {
-            if let Some(path) = self.file(name)? {
+            let found = match transformer.optional(name).map_err(Error::input)? {
+                Some(path) => Some(path),
+                None => source.optional(name).map_err(Error::input)?,
+            };
+            if let Some(path) = found {
                 files.push((name.to_string(), std::fs::read(&path).map_err(|e| Error::io(&path, e))?));
                 paths.push(path);
             }
@@ -149,70 +190,74 @@ impl Opened {
         AutoTokenizer::from_assets(&ModelFiles { place: self.describe(), files }).map_err(Error::input)
     }
 
-    fn checkpoint(&self, folder: &str) -> Result<Checkpoint> {
-        let open = OpenOptions { variant: self.options.variant.clone(), ..OpenOptions::default() };
-        let source = match folder {
-            "" => return Checkpoint::open(&self.transformer, &open).map_err(Error::input),
-            folder => Source::folder_at(self.source.folder().join(folder)),
-        };
-        // A module's folder of a hub repository is fetched file by file: naming its weights downloads them.
-        for name in ["model.safetensors", "pytorch_model.bin"] {
-            self.source.optional(&format!("{folder}/{name}")).map_err(Error::input)?;
-        }
-        Checkpoint::open(&source, &OpenOptions::default()).map_err(Error::input)
-    }
-
     /// Traces the model, finds its weights and reads the files that go with it.
     ///
     /// # Errors
     /// When the architecture lacks the task's head, or weights are missing, misshaped or broken.
     pub fn load(self) -> Result<Model> {
-        let layout = if self.options.padded { Layout::Padded } else { Layout::Packed };
-        let body = self.checkpoint("")?;
+        let mut files = Vec::new();
+        let assets = self.read_files(CONFIG_FILES.iter().chain(TOKENIZER_FILES), &mut files)?;
+        let mut warnings: Vec<String> = self.config.warnings().to_vec();
+        let head = head_of(self.task)?;
+        let layout = match (head, self.options.padded) {
+            (_, true) => Layout::Padded,
+            (Head::CausalLm, false) => Layout::Paged(self.options.cache),
+            (_, false) => Layout::Packed,
+        };
+        let body = match &self.origin {
+            Origin::Files { transformer, .. } => Some(checkpoint(transformer, transformer, &self.options, "")?),
+            Origin::Gguf(_) => None,
+        };
         let family = Family::find(self.config.model_type());
-        let traced = match (&self.stack, head_of(self.task)?) {
+        let traced = match (self.stack(), head) {
             (Some(stack), _) => families::sentence::trace(&self.config, stack, layout),
-            (None, Head::Base) => {
-                let pooler = family.is_some_and(|f| f.has_pooler(|name| body.tensor(name).is_some()));
-                families::trace(&self.config, Head::Base, &families::Options { layout, pooler })
+            (None, head) => {
+                let stored = |name: &str| body.as_ref().is_none_or(|b| b.tensor(name).is_some());
+                let pooler = head == Head::Base && family.is_some_and(|f| f.has_pooler(stored));
+                families::trace(&self.config, head, &families::Options { layout, pooler })
             }
-            (None, head) => families::trace(&self.config, head, &families::Options { layout, pooler: false }),
         };
         let Traced { program, parts, max_length } = traced.map_err(Error::input)?;
-        let mut warnings: Vec<String> = self.config.warnings().to_vec();
-        warnings.extend(self.source.warnings().iter().cloned());
-        let mut files: Vec<PathBuf> = body.files().map(PathBuf::from).collect();
-        let mut body = Some(body);
-        let load_options = LoadOptions {
-            strict: self.options.strict,
-            fresh_head: self.options.fresh_head.then(|| Fresh { seed: 0, std: self.initializer_range() }),
-            ignore_mismatched_sizes: self.options.ignore_mismatched_sizes,
-        };
-        let mut loaded_parts = Vec::new();
-        for part in parts {
-            let checkpoint = match part.folder.as_str() {
-                "" => match body.take() {
-                    Some(checkpoint) => checkpoint,
-                    None => self.checkpoint("")?,
-                },
-                folder => self.checkpoint(folder)?,
-            };
-            files.extend(checkpoint.files().map(PathBuf::from));
-            let loaded = resolve(checkpoint, &part.wanted, &part.rules, &load_options).map_err(Error::input)?;
-            if !loaded.report().is_clean() {
-                warnings.push(loaded.report().to_string());
+        let info = self.info(max_length)?;
+        let Opened { origin, config, options, .. } = self;
+        let weights = match (origin, body) {
+            (Origin::Gguf(gguf), _) => {
+                let wanted = parts.into_iter().flat_map(|part| part.wanted).collect::<Vec<_>>();
+                let weights = GgufWeights::resolve(gguf, &wanted, options.strict)?;
+                files.extend(weights.files());
+                warnings.extend(weights.warning());
+                Weights::Gguf(weights)
             }
-            loaded_parts.push(LoadedPart { prefix: part.prefix, loaded });
-        }
-        let assets = self.read_files(CONFIG_FILES.iter().chain(TOKENIZER_FILES), &mut files)?;
+            (Origin::Files { source, transformer, .. }, body) => {
+                warnings.extend(source.warnings().iter().cloned());
+                let load_options = LoadOptions {
+                    strict: options.strict,
+                    fresh_head: options.fresh_head.then(|| Fresh { seed: 0, std: initializer_range(&config) }),
+                    ignore_mismatched_sizes: options.ignore_mismatched_sizes,
+                };
+                let mut body = body;
+                let mut loaded_parts = Vec::new();
+                for part in parts {
+                    let checkpoint = match (part.folder.as_str(), body.take()) {
+                        ("", Some(checkpoint)) => checkpoint,
+                        (folder, kept) => {
+                            body = kept;
+                            checkpoint(&source, &transformer, &options, folder)?
+                        }
+                    };
+                    files.extend(checkpoint.files().map(PathBuf::from));
+                    let loaded = resolve(checkpoint, &part.wanted, &part.rules, &load_options).map_err(Error::input)?;
+                    if !loaded.report().is_clean() {
+                        warnings.push(loaded.report().to_string());
+                    }
+                    loaded_parts.push(LoadedPart { prefix: part.prefix, loaded });
+                }
+                Weights::Checkpoints(loaded_parts)
+            }
+        };
         files.sort();
         files.dedup();
-        let info = self.info(max_length)?;
-        Ok(Model { config: self.config, info, program, warnings, assets, files, parts: loaded_parts })
-    }
-
-    fn initializer_range(&self) -> f64 {
-        self.config.float("initializer_range").unwrap_or(0.02)
+        Ok(Model { config, info, program, warnings, assets, files, weights })
     }
 
     fn info(&self, max_length: usize) -> Result<ModelInfo> {
@@ -229,8 +274,8 @@ impl Opened {
             label2id: config.labels().iter().map(|(i, name)| (name.to_string(), i)).collect(),
             problem_type: problem_type.map(String::from),
             max_positions: Some(max_length),
-            max_seq_length: self.stack.as_ref().and_then(|s| s.max_seq_length),
-            do_lower_case: self.stack.as_ref().is_some_and(|s| s.do_lower_case),
+            max_seq_length: self.stack().and_then(|s| s.max_seq_length),
+            do_lower_case: self.stack().is_some_and(|s| s.do_lower_case),
             has_token_types: config.value("type_vocab_size").as_u64().is_some_and(|n| n > 1),
             vocab_size: config.size("vocab_size").map_err(Error::input)?,
             hidden_size: config.size("hidden_size").map_err(Error::input)?,
@@ -263,19 +308,54 @@ impl Model {
     pub fn open(model: &str, options: &ModelOptions) -> Result<Model> {
         Opened::new(model, options)?.load()
     }
+}
 
-    /// A parameter's elements as little-endian bytes of `dtype`; borrowed from the mapped file where it is stored so.
-    ///
-    /// # Errors
-    /// When the program has no such parameter or its data cannot be read.
-    pub fn parameter(&self, name: &str, dtype: DType) -> Result<Cow<'_, [u8]>> {
-        for part in &self.parts {
-            let Some(local) = name.strip_prefix(part.prefix.as_str()) else { continue };
-            if let Some(bytes) = part.loaded.bytes(local, dtype) {
-                return bytes.map_err(Error::input);
+/// The spread of freshly drawn heads.
+fn initializer_range(config: &Config) -> f64 {
+    config.float("initializer_range").unwrap_or(0.02)
+}
+
+/// The checkpoint in a folder of a model: of the transformer, or of another module of a sentence stack.
+fn checkpoint(source: &Source, transformer: &Source, options: &ModelOptions, folder: &str) -> Result<Checkpoint> {
+    let open = OpenOptions { variant: options.variant.clone(), ..OpenOptions::default() };
+    let source = match folder {
+        "" => return Checkpoint::open(transformer, &open).map_err(Error::input),
+        folder => {
+            // A module's folder of a hub repository is fetched file by file: naming its weights downloads them.
+            for name in ["model.safetensors", "pytorch_model.bin"] {
+                source.optional(&format!("{folder}/{name}")).map_err(Error::input)?;
             }
+            Source::folder_at(source.folder().join(folder))
         }
-        Err(Error::failure(format!("no parameter `{name}`")))
+    };
+    Checkpoint::open(&source, &OpenOptions::default()).map_err(Error::input)
+}
+
+/// The GGUF file that a path means: itself, or the only one in a directory without a configuration.
+fn gguf_file(path: &Path) -> Result<Option<PathBuf>> {
+    let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if path.is_file() && is_gguf(path) {
+        return Ok(Some(path.into()));
+    }
+    if !path.is_dir() || path.join("config.json").is_file() {
+        return Ok(None);
+    }
+    let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, e))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| is_gguf(p)).collect();
+    // Of a split file the first part stands for all.
+    let later_part = |p: &PathBuf| {
+        let name = p.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        name.split_once("-of-").is_some_and(|(head, _)| head.len() > 5 && !head.ends_with("-00001"))
+    };
+    files.retain(|p| !later_part(p));
+    files.sort();
+    match files.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        many => {
+            let names: Vec<String> = many.iter().map(|p| p.display().to_string()).collect();
+            Err(Error::input(format!("{}: several GGUF files; name one: {}", path.display(), names.join(", "))))
+        }
     }
 }
 

@@ -72,8 +72,7 @@ impl Quantization {
             None => Widths::Keep,
             Some("mixed") => Widths::Mixed { budget: budget.unwrap_or(ERROR_BUDGET) },
             Some(name) => Widths::All(
-                scheme(name)
-                    .ok_or_else(|| Error::input(format!("--quantize {name}: expected mixed, {}", known())))?,
+                scheme(name).ok_or_else(|| Error::input(format!("--quantize {name}: expected mixed, {}", known())))?,
             ),
         };
         let embeddings = match embeddings {
@@ -219,8 +218,11 @@ mod tests {
             let outlier = |i: usize| if name == "b" && i % 32 == 0 { 60.0 } else { wave(i) };
             Ok(((0..512).map(outlier).collect(), 128))
         };
-        let wanted =
-            Quantization { widths: Widths::Mixed { budget: 0.09 }, embeddings: scheme("int8-32"), int8_activations: false };
+        let wanted = Quantization {
+            widths: Widths::Mixed { budget: 0.09 },
+            embeddings: scheme("int8-32"),
+            int8_activations: false,
+        };
         let found = plan(&matrices, &wanted, &|_| None, &values).unwrap();
         let bits = |name: &str| found.report.iter().find(|r| r.name == name).map(|r| r.storage.clone());
         assert!(bits("a").unwrap().starts_with("int4"), "{:?}", found.report);

@@ -7,7 +7,7 @@ use lith_ir::DType;
 use lith_ir::interp::{Interpreter, Mode, Tensor as Exact};
 use lith_runtime::artifact::Artifact;
 use lith_runtime::artifact::format::section;
-use lith_runtime::kernels::{Storage, unpack_panels};
+use lith_runtime::kernels::Packed;
 use lith_runtime::manifest::ParamEntry;
 use lith_runtime::program::Program;
 use serde::Serialize;
@@ -60,9 +60,17 @@ pub fn verify(program: &Program, batches: usize, vocab: usize, seed: u64) -> Res
             for (_, view) in args {
                 exact.push(Exact::from_bytes(view.dtype, view.shape, view.bytes).map_err(Error::failure)?);
             }
-            let compiled = program.run("forward", args).map_err(Error::input)?;
+            let compiled = match program.manifest().cache {
+                None => program.run("forward", args),
+                Some(_) => {
+                    let mut pool = program.page_pool(input.pages()).map_err(Error::input)?;
+                    program.run_cached("forward", args, &mut pool)
+                }
+            };
+            let compiled = compiled.map_err(Error::input)?;
             let params = |name: &str| params.get(name).cloned();
-            let wanted = interpreter.run("forward", &exact, &params, &mut BTreeMap::new()).map_err(Error::input)?;
+            let mut states = empty_caches(&ir, input.pages())?;
+            let wanted = interpreter.run("forward", &exact, &params, &mut states).map_err(Error::input)?;
             let names = program.manifest().entry("forward").map(|e| e.results.as_slice()).unwrap_or_default();
             for ((entry, compiled), wanted) in names.iter().zip(&compiled).zip(&wanted) {
                 let compiled =
@@ -73,6 +81,20 @@ pub fn verify(program: &Program, batches: usize, vocab: usize, seed: u64) -> Res
         })?;
     }
     Ok(found)
+}
+
+/// The states of a program with a cache of so many pages, all zeros.
+fn empty_caches(program: &lith_ir::Program, pages: usize) -> Result<BTreeMap<String, Exact>> {
+    let mut states = BTreeMap::new();
+    for (name, ty) in &program.states {
+        let size = |d: &lith_ir::Dim| {
+            let size = d.eval(&|s| (s.name() == "page_count").then_some(pages as i64)).map_err(Error::input)?;
+            usize::try_from(size).map_err(Error::input)
+        };
+        let shape: Vec<usize> = ty.shape.iter().map(size).collect::<Result<_>>()?;
+        states.insert(name.clone(), Exact::zeros(ty.dtype, &shape).map_err(Error::input)?);
+    }
+    Ok(states)
 }
 
 fn difference(name: &str, lengths: &[usize], compiled: &Exact, wanted: &Exact) -> Difference {
@@ -104,26 +126,20 @@ fn parameter(artifact: &Artifact, entry: &ParamEntry) -> Result<Exact> {
     let start = entry.offset as usize;
     let stored = artifact.weights().get(start..start + entry.bytes as usize);
     let stored = stored.ok_or_else(|| bad("outside the weight section".into()))?;
-    let rows = match (entry.panels, entry.shape.as_slice()) {
-        (false, _) => stored.to_vec(),
-        (true, &[n, k]) => {
-            let storage = match entry.dtype {
-                DType::F32 => Storage::F32,
-                DType::F16 => Storage::F16,
-                DType::Bf16 => Storage::Bf16,
-                other => return Err(bad(format!("panels of {other}"))),
-            };
-            let size = n
-                .checked_mul(k)
-                .and_then(|c| c.checked_mul(entry.dtype.size()))
-                .ok_or_else(|| bad("too large".into()))?;
-            let mut rows = vec![0; size];
-            unpack_panels(stored, storage, n, k, &mut rows).map_err(|e| bad(e.to_string()))?;
-            rows
+    if entry.panels {
+        let packed = Packed::new(stored).map_err(|e| bad(e.to_string()))?;
+        if entry.shape != [packed.n(), packed.k()] {
+            return Err(bad(format!("panels of {} by {} for shape {:?}", packed.n(), packed.k(), entry.shape)));
         }
-        (true, shape) => return Err(bad(format!("panels of shape {shape:?}"))),
-    };
-    let stored = Exact::from_bytes(entry.dtype, &entry.shape, &rows).map_err(|e| bad(e.to_string()))?;
+        let mut values = Vec::with_capacity(packed.n() * packed.k());
+        let mut row = vec![0.0; packed.k()];
+        for i in 0..packed.n() {
+            packed.row(i, &mut row);
+            values.extend(row.iter().copied().map(f64::from));
+        }
+        return Exact::floats(DType::F32, &entry.shape, values).map_err(|e| bad(e.to_string()));
+    }
+    let stored = Exact::from_bytes(entry.dtype, &entry.shape, stored).map_err(|e| bad(e.to_string()))?;
     // 16-bit storage is computed with as f32.
     match stored.as_floats() {
         Some(values) if entry.dtype != DType::F32 => {

@@ -172,6 +172,28 @@ impl QuantMatrix {
         Ok(())
     }
 
+    /// A matrix of some of the rows, in the order given.
+    ///
+    /// # Panics
+    /// When there is no such row, or [`QuantMatrix::check`] fails.
+    pub fn take_rows(&self, rows: impl Iterator<Item = usize> + Clone) -> QuantMatrix {
+        fn take<T: Copy>(from: &[T], of: usize, rows: impl Iterator<Item = usize>) -> Vec<T> {
+            let each = from.len() / of.max(1);
+            rows.flat_map(|row| from[row * each..][..each].iter().copied()).collect()
+        }
+        let of = self.rows;
+        QuantMatrix {
+            scheme: self.scheme,
+            rows: rows.clone().count(),
+            cols: self.cols,
+            codes: take(&self.codes, of, rows.clone()),
+            scales: take(&self.scales, of, rows.clone()),
+            mins: take(&self.mins, of, rows.clone()),
+            sub_scales: take(&self.sub_scales, of, rows.clone()),
+            sub_mins: take(&self.sub_mins, of, rows),
+        }
+    }
+
     /// Scale and minimum of a group of a row.
     pub fn scale_and_min(&self, row: usize, group: usize) -> (f32, f32) {
         let per_row = self.scheme.scales_per_row(self.cols);
@@ -247,6 +269,12 @@ mod tests {
         assert_eq!(values[0], 0.5 * -8.0);
         assert_eq!(values[17], -1.5 * -7.0 - 1.0);
         assert_eq!(values[47], 10.0 * 7.0 - 2.0);
+        let twice =
+            QuantMatrix { rows: 2, codes: matrix.codes.repeat(2), scales: vec![0.5, 2.0, 7.0, 8.0], ..matrix.clone() };
+        let twice = QuantMatrix { mins: matrix.mins.repeat(2), sub_scales: matrix.sub_scales.repeat(2), ..twice };
+        let twice = QuantMatrix { sub_mins: matrix.sub_mins.repeat(2), ..twice };
+        assert_eq!(twice.take_rows([0].into_iter()), matrix);
+        assert_eq!(twice.take_rows([1, 0].into_iter()).scales, [7.0, 8.0, 0.5, 2.0]);
         let short = QuantMatrix { sub_mins: vec![0], ..matrix };
         assert!(short.check().unwrap_err().to_string().contains("sub-minima"));
     }

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use lith_runtime::generation::{Batch, LanguageModel};
+use lith_ir::{Op, Program};
+use lith_runtime::generation::{Batch, LanguageModel, likeliest};
+use lith_runtime::manifest::Manifest;
 use serde::Serialize;
 
 use super::Random;
@@ -29,6 +31,25 @@ pub struct Traffic {
     pub weights: u64,
     /// Of the cache, for each token of each sequence.
     pub cache_per_token: u64,
+}
+
+impl Traffic {
+    /// Of a program: all weights but tables that single rows are looked up in, and a page's share of a token.
+    pub fn of(program: &Program, manifest: &Manifest) -> Traffic {
+        let looked_up = |name: &str| {
+            let mut users = program.graphs().flat_map(|(_, graph)| {
+                let found = graph
+                    .petgraph()
+                    .node_indices()
+                    .find(|&n| matches!(&graph.node(n).op, Op::Param { name: known, .. } if known == name));
+                found.into_iter().flat_map(|n| graph.users(n.into())).map(|(user, _)| &graph.node(user).op)
+            });
+            users.all(|op| matches!(op, Op::Gather { axis: 0 }))
+        };
+        let weights = manifest.params.iter().filter(|p| !looked_up(&p.name)).map(|p| p.bytes).sum();
+        let cache = manifest.cache.as_ref().map_or(0, |c| c.page_bytes as u64 / c.page_tokens.max(1) as u64);
+        Traffic { weights, cache_per_token: cache }
+    }
 }
 
 /// What was measured.
@@ -138,5 +159,5 @@ fn run(model: &mut dyn LanguageModel, job: Job) -> Result<[f64; 2]> {
 /// The likeliest token of each output.
 fn sample(model: &mut dyn LanguageModel, batch: &Batch) -> Result<Vec<i32>> {
     let logits = model.forward(batch).map_err(Error::input)?;
-    Ok(logits.f32s().chunks_exact(model.vocab_size()).map(|row| lith_runtime::generation::argmax(row) as i32).collect())
+    Ok(logits.f32s().chunks_exact(model.vocab_size()).map(|row| likeliest(row).unwrap_or(0) as i32).collect())
 }

@@ -4,6 +4,7 @@ pub mod language;
 
 use std::time::{Duration, Instant};
 
+use lith_ir::plan::PAGE_TOKENS;
 use lith_runtime::program::Program;
 use lith_runtime::tensor::View;
 use serde::Serialize;
@@ -70,11 +71,17 @@ impl Random {
     }
 }
 
-/// Random token sequences of these lengths, one after the other, as the entry point `forward` takes them.
+/// Random token sequences of these lengths, one after the other, as the entry point `forward` takes them: of a language
+/// model as new sequences in a cache of [`RandomTokens::pages`] pages, with the logits of each one's last token.
 pub struct RandomTokens {
     ids: Vec<i32>,
     types: Vec<i32>,
     offsets: Vec<i32>,
+    past: Vec<i32>,
+    /// Page numbers that each sequence has room for.
+    table: usize,
+    pages: Vec<i32>,
+    outputs: Vec<i32>,
 }
 
 impl RandomTokens {
@@ -87,7 +94,16 @@ impl RandomTokens {
             Some(*end)
         }));
         let ids = (0..tokens).map(|_| random.below(vocab as u64) as i32).collect();
-        RandomTokens { ids, types: vec![0; tokens], offsets }
+        let table = lengths.iter().max().map_or(0, |longest| longest.div_ceil(PAGE_TOKENS));
+        // From the last page on: a page table in order would hide one that is not read.
+        let pages = (0..(table * lengths.len()) as i32).rev().collect();
+        let outputs = offsets[1..].iter().map(|end| end - 1).collect();
+        RandomTokens { ids, types: vec![0; tokens], past: vec![0; lengths.len()], offsets, table, pages, outputs }
+    }
+
+    /// Pages of the cache that the sequences need.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
     }
 
     /// Calls `run` with the arguments of an entry point by name.
@@ -101,6 +117,7 @@ impl RandomTokens {
         run: impl FnOnce(&[(&str, View<'_>)]) -> Result<T>,
     ) -> Result<T> {
         let (tokens, bounds) = ([self.ids.len()], [self.offsets.len()]);
+        let (sequences, tables) = ([self.past.len()], [self.past.len(), self.table]);
         let manifest = program.manifest();
         let found = manifest.entry(entry).ok_or_else(|| Error::input(format!("no entry point `{entry}`")))?;
         let mut args = Vec::new();
@@ -111,6 +128,9 @@ impl RandomTokens {
                     "input_ids" => View::i32(&tokens, &self.ids),
                     "token_type_ids" => View::i32(&tokens, &self.types),
                     "offsets" => View::i32(&bounds, &self.offsets),
+                    "past" => View::i32(&sequences, &self.past),
+                    "pages" => View::i32(&tables, &self.pages),
+                    "outputs" => View::i32(&sequences, &self.outputs),
                     other => return Err(Error::input(format!("`{entry}` takes `{other}`, which is no token input"))),
                 },
             ));

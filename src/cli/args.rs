@@ -173,6 +173,9 @@ pub struct Inspect {
     /// List the kernels
     #[arg(long)]
     pub kernels: bool,
+    /// List the quantized weights of an artifact with their errors
+    #[arg(long)]
+    pub weights: bool,
     /// Show the memory plan and its peak
     #[arg(long)]
     pub memory: bool,

@@ -22,7 +22,7 @@ pub fn compile(args: &Compile) -> Result<()> {
     let start = Instant::now();
     let progress = Progress::new(args.quiet);
     progress.say("reading the model");
-    let model = Model::open(&args.model, &args.from.options())?;
+    let model = Model::open(&args.model, &args.from.options()?)?;
     let warnings = model.warnings.clone();
     progress.say("compiling");
     let compilation = prepare(model, &options, stop_after)?;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use lith_runtime::artifact::Artifact;
 use lith_runtime::artifact::format::section;
-use lith_runtime::model::CompiledModel;
-use lith_runtime::pipelines::{ModelInfo, TokenModel};
+use lith_runtime::model::{ENTRY, model_info};
+use lith_runtime::pipelines::ModelInfo;
 use lith_runtime::program::Program;
 use lith_runtime::tokenizer::{AutoTokenizer, EncodeOptions, Fields, Text};
 
@@ -15,7 +15,7 @@ use crate::bench::{Random, RandomTokens, Shape};
 use crate::compile::prepare;
 use crate::error::{Error, Result};
 use crate::executable::holds_artifact;
-use crate::inspect::{Summary, dot, symbol_value};
+use crate::inspect::{StoredWeights, Summary, dot, symbol_value};
 use crate::model::{Model, Opened};
 use crate::verify::program_of;
 
@@ -24,12 +24,16 @@ struct Subject {
     program: lith_ir::Program,
     info: ModelInfo,
     plan: String,
+    weights: StoredWeights,
     arena: Option<i64>,
 }
 
 pub fn inspect(args: &Inspect) -> Result<()> {
     let shape: Shape = args.shape.parse().map_err(Error::input)?;
     let subject = subject(args, shape)?;
+    if args.weights {
+        return print(&subject.weights.table());
+    }
     if args.kernels || args.memory {
         let (kernels, memory) = subject.plan.split_once("\n\n").unwrap_or((&subject.plan, ""));
         if args.kernels {
@@ -44,7 +48,10 @@ pub fn inspect(args: &Inspect) -> Result<()> {
         }
         return Ok(());
     }
-    let summary = || Summary::new(&subject.program, Some(subject.info.task.to_string()), shape, subject.arena);
+    let summary = || Summary {
+        weights: subject.weights.clone(),
+        ..Summary::new(&subject.program, Some(subject.info.task.to_string()), shape, subject.arena)
+    };
     match args.format {
         Format::Summary => print(&summary().text()),
         Format::Text => print(&lith_ir::text::print(&subject.program)),
@@ -55,25 +62,25 @@ pub fn inspect(args: &Inspect) -> Result<()> {
 
 fn subject(args: &Inspect, shape: Shape) -> Result<Subject> {
     if holds_artifact(Path::new(&args.model))? {
-        let model = CompiledModel::new(Program::open(Path::new(&args.model), 1).map_err(Error::input)?)
-            .map_err(Error::input)?;
-        let program = model.program();
+        let program = Program::open(Path::new(&args.model), 1).map_err(Error::input)?;
+        let info = model_info(program.artifact()).map_err(Error::input)?;
         let lengths = vec![shape.length; shape.batch];
-        let tokens = RandomTokens::new(&lengths, model.info().vocab_size, &mut Random::new(0));
-        let arena =
-            tokens.with_args(program, "forward", |a| program.arena_bytes("forward", a).map_err(Error::input))?;
+        let tokens = RandomTokens::new(&lengths, info.vocab_size, &mut Random::new(0));
+        let arena = tokens.with_args(&program, ENTRY, |a| program.arena_bytes(ENTRY, a).map_err(Error::input))?;
         return Ok(Subject {
             program: program_of(program.artifact())?,
-            info: model.info().clone(),
+            info,
+            weights: StoredWeights::of(program.artifact())?,
             plan: program.artifact().text_section(section::PLAN).map_err(Error::input)?.to_string(),
             arena: i64::try_from(arena).ok(),
         });
     }
     let options = args.from.compile_options()?;
-    let compilation = prepare(Model::open(&args.model, &args.from.options())?, &options, None)?;
+    let compilation = prepare(Model::open(&args.model, &args.from.options()?)?, &options, None)?;
     Ok(Subject {
         arena: compilation.arena_bytes(&symbol_value(shape)),
         plan: compilation.plan_text(),
+        weights: StoredWeights::default(),
         info: compilation.model.info,
         program: compilation.compiled.program,
     })
@@ -84,7 +91,7 @@ pub fn tokenize(args: &Tokenize) -> Result<()> {
         let artifact = Artifact::open(Path::new(&args.model)).map_err(Error::input)?;
         AutoTokenizer::from_assets(&artifact).map_err(Error::input)?
     } else {
-        Opened::new(&args.model, &args.from.options())?.tokenizer()?
+        Opened::new(&args.model, &args.from.options()?)?.tokenizer()?
     };
     let options = EncodeOptions { add_special_tokens: !args.no_special_tokens, ..EncodeOptions::default() };
     let pair = args.pair.as_deref().map(Text::from);

@@ -1,11 +1,13 @@
 //! `lith bench` and `lith verify`.
 
-use lith_runtime::model::CompiledModel;
+use lith_ir::plan::PAGE_TOKENS;
+use lith_runtime::model::{CacheSize, CompiledLanguageModel, CompiledModel, ENTRY, model_info};
 use lith_runtime::pipelines::TokenModel;
 use lith_runtime::program::Program;
 
 use super::args::{Bench, Verify};
 use super::print;
+use crate::bench::language::{Job, Traffic, measure_language};
 use crate::bench::{Shape, measure};
 use crate::error::{Error, Result};
 use crate::inspect::flops::flops;
@@ -15,9 +17,14 @@ pub fn bench(args: &Bench) -> Result<()> {
     let shapes: Vec<Shape> = args.shapes.iter().map(|s| s.parse().map_err(Error::input)).collect::<Result<_>>()?;
     lith_runtime::kernels::select(lith_runtime::env::isa().as_deref()).map_err(Error::input)?;
     let path = super::run::artifact_of(&args.artifact, &args.from)?;
-    let model = CompiledModel::new(Program::open(&path, args.threads).map_err(Error::input)?).map_err(Error::input)?;
+    let program = Program::open(&path, args.threads).map_err(Error::input)?;
+    program.set_profiling(args.profile);
+    if program.manifest().cache.is_some() {
+        return bench_language(args, program);
+    }
+    let model = CompiledModel::new(program).map_err(Error::input)?;
     let program = program_of(model.program().artifact())?;
-    let entry = program.entries.get("forward").ok_or_else(|| Error::input("no entry point `forward`"))?;
+    let entry = program.entries.get(ENTRY).ok_or_else(|| Error::input(format!("no entry point `{ENTRY}`")))?;
     let operations = flops(&program, entry);
     for shape in shapes {
         let limit = model.info().max_positions.unwrap_or(usize::MAX);
@@ -26,20 +33,88 @@ pub fn bench(args: &Bench) -> Result<()> {
         }
         let found = measure(model.program(), shape, model.info().vocab_size, &operations)?;
         if args.json {
-            print(&(serde_json::to_string(&found).map_err(Error::failure)? + "\n"))?;
+            print_json(&found, model.program(), args.profile)?;
         } else {
             print(&format!(
                 "{:>8}  {} threads  {:9.3} ms  {:10.0} tokens/s  {:7.1} GFLOP/s\n",
                 found.shape, found.threads, found.median_ms, found.tokens_per_s, found.gflops_per_s
             ))?;
+            print_profile(model.program(), args.profile)?;
         }
     }
     Ok(())
 }
 
+/// Rounds of a language model's measurement; the median counts.
+const ROUNDS: usize = 5;
+
+fn bench_language(args: &Bench, program: Program) -> Result<()> {
+    let job = Job { prefill: args.prefill, decode: args.decode, batch: args.batch };
+    if job.prefill == 0 || job.decode == 0 || job.batch == 0 {
+        return Err(Error::input("--prefill, --decode and --batch are at least 1"));
+    }
+    let traffic = Traffic::of(&program_of(program.artifact())?, program.manifest());
+    let tokens = (job.prefill + job.decode).next_multiple_of(PAGE_TOKENS).saturating_mul(job.batch);
+    let mut model = CompiledLanguageModel::new(program, CacheSize::Tokens(tokens)).map_err(Error::input)?;
+    let limit = model.info().max_positions.unwrap_or(usize::MAX);
+    if job.prefill + job.decode > limit {
+        return Err(Error::input(format!("--prefill and --decode: the model takes at most {limit} tokens")));
+    }
+    let threads = model.program().threads();
+    let found = measure_language(&mut model, job, threads, traffic, ROUNDS)?;
+    if args.json {
+        return print_json(&found, model.program(), args.profile);
+    }
+    print(&format!(
+        "prefill {:>5} x {}  {} threads  {:9.1} tokens/s\ndecode  {:>5} x {}  {} threads  {:9.1} tokens/s\n\
+         {:.1} MB a token at {:.1} of {:.1} GB/s: {:.0} % of the memory roof\n",
+        found.prefill,
+        found.batch,
+        found.threads,
+        found.prefill_tokens_per_s,
+        found.decode,
+        found.batch,
+        found.threads,
+        found.decode_tokens_per_s,
+        found.bytes_per_token / 1e6,
+        found.decode_tokens_per_s * found.bytes_per_token / 1e9,
+        found.memory_bytes_per_s / 1e9,
+        found.memory_roof_share * 100.0,
+    ))?;
+    print_profile(model.program(), args.profile)
+}
+
+/// A measurement as a line of JSON, with the kernels' times where they were taken.
+fn print_json(found: &impl serde::Serialize, program: &Program, profile: bool) -> Result<()> {
+    let mut json = serde_json::to_value(found).map_err(Error::failure)?;
+    if profile {
+        let times = program.take_profile().into_iter().map(
+            |k| serde_json::json!({"kernel": k.name, "kind": k.kind, "calls": k.calls, "nanoseconds": k.nanoseconds}),
+        );
+        json["kernels"] = times.collect();
+    }
+    print(&format!("{json}\n"))
+}
+
+fn print_profile(program: &Program, profile: bool) -> Result<()> {
+    if !profile {
+        return Ok(());
+    }
+    let mut times = program.take_profile();
+    times.sort_by_key(|k| std::cmp::Reverse(k.nanoseconds));
+    let total: u64 = times.iter().map(|k| k.nanoseconds).sum();
+    for k in times.iter().filter(|k| k.calls > 0) {
+        let share = 100.0 * k.nanoseconds as f64 / total.max(1) as f64;
+        let (each, ms) = (k.nanoseconds as f64 / k.calls as f64 / 1e3, k.nanoseconds as f64 / 1e6);
+        print(&format!("{share:5.1} %  {ms:9.1} ms  {:>8} x {each:9.1} us  {:<14}  {}\n", k.calls, k.kind, k.name))?;
+    }
+    Ok(())
+}
+
 pub fn verify(args: &Verify) -> Result<()> {
-    let model = CompiledModel::new(Program::open(&args.artifact, 0).map_err(Error::input)?).map_err(Error::input)?;
-    let found = compare(model.program(), args.batches, model.info().vocab_size, args.seed)?;
+    let program = Program::open(&args.artifact, 0).map_err(Error::input)?;
+    let info = model_info(program.artifact()).map_err(Error::input)?;
+    let found = compare(&program, args.batches, info.vocab_size, args.seed)?;
     for d in &found {
         if args.json {
             print(&(serde_json::to_string(d).map_err(Error::failure)? + "\n"))?;

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, ModelArgs};
+use lith_frontend::CacheType;
 
 use crate::compile::CompileOptions;
 use crate::error::{Error, Result};
@@ -78,8 +79,11 @@ fn finish(done: Result<()>) -> ExitCode {
 
 impl ModelArgs {
     /// The library's form.
-    pub fn options(&self) -> ModelOptions {
-        ModelOptions {
+    ///
+    /// # Errors
+    /// When a name is unknown.
+    pub fn options(&self) -> Result<ModelOptions> {
+        Ok(ModelOptions {
             source: lith_models::SourceOptions {
                 revision: self.revision.clone(),
                 cache_dir: self.cache_dir.clone(),
@@ -96,6 +100,17 @@ impl ModelArgs {
             fresh_head: self.fresh_head,
             ignore_mismatched_sizes: self.ignore_mismatched_sizes,
             padded: false,
+            cache: self.cache_type()?,
+        })
+    }
+
+    fn cache_type(&self) -> Result<CacheType> {
+        match self.cache_dtype.as_str() {
+            "float32" => Ok(CacheType::F32),
+            "float16" => Ok(CacheType::F16),
+            "bfloat16" => Ok(CacheType::Bf16),
+            "int8" => Ok(CacheType::Int8),
+            other => Err(Error::input(format!("--cache-dtype {other}: expected float32, float16, bfloat16 or int8"))),
         }
     }
 

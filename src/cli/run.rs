@@ -55,7 +55,7 @@ pub fn artifact_of(model: &str, from: &ModelArgs) -> Result<PathBuf> {
     }
     let progress = Progress::new(false);
     let options = from.compile_options()?;
-    let (path, warnings) = crate::compile::compile_cached(model, &from.options(), &options, &|s| progress.say(s))?;
+    let (path, warnings) = crate::compile::compile_cached(model, &from.options()?, &options, &|s| progress.say(s))?;
     drop(progress);
     for warning in warnings {
         eprintln!("warning: {warning}");

@@ -2,6 +2,7 @@
 
 mod dot;
 pub mod flops;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use crate::bench::Shape;
 
 pub use dot::dot;
+pub use weights::{Stored, StoredWeights};
 
 /// A program in numbers.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +39,8 @@ pub struct Summary {
     pub flops: Option<i64>,
     /// Bytes of the arena of one call, when the program has a memory plan.
     pub arena_bytes: Option<i64>,
+    /// How an artifact's weights are stored.
+    pub weights: StoredWeights,
 }
 
 /// An entry point in numbers.
@@ -133,6 +137,7 @@ impl Summary {
             shape: shape.to_string(),
             flops: first.and_then(|g| flops::flops(program, g).at(shape.batch as i64, shape.length as i64)),
             arena_bytes,
+            weights: StoredWeights::default(),
             entries,
         }
     }
@@ -149,6 +154,7 @@ impl Summary {
             self.tensors,
             bytes(self.parameter_bytes)
         );
+        out += &self.weights.text();
         for entry in &self.entries {
             let _ = writeln!(out, "entry       {} ({} nodes)", entry.name, entry.nodes);
             for (name, ty) in &entry.arguments {

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use lith_ir::DType;
 
 /// Converts little-endian elements of a floating-point type to `f32`. `None` for other types.
-pub(crate) fn to_f32(bytes: &[u8], dtype: DType) -> Option<Vec<f32>> {
+pub fn to_f32(bytes: &[u8], dtype: DType) -> Option<Vec<f32>> {
     Some(match dtype {
         DType::F32 => each(bytes, f32::from_le_bytes),
         DType::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),

@@ -15,7 +15,8 @@ pub mod safetensors;
 mod torch;
 mod zip;
 
-pub(crate) use convert::{to_dtype as convert_bytes, to_f32 as bytes_to_f32};
+pub(crate) use convert::to_dtype as convert_bytes;
+pub use convert::to_f32 as bytes_to_f32;
 pub use discover::{Format, OpenOptions};
 pub use element::Element;
 pub use error::CheckpointError;

@@ -40,7 +40,8 @@ impl Rows {
         self.len.saturating_mul(self.blocks)
     }
 
-    fn indices(self) -> impl Iterator<Item = usize> {
+    /// The rows' numbers in the whole matrix, in order.
+    pub fn indices(self) -> impl Iterator<Item = usize> + Clone {
         (0..self.blocks).flat_map(move |block| (0..self.len).map(move |i| self.first + block * self.stride + i))
     }
 }

@@ -31,3 +31,8 @@ pub use request::{Cancel, Counts, Event, Generated, Output, Request, RequestId, 
 pub use settings::{EarlyStopping, Mode, Schedule, Settings};
 pub use stopping::{Criterion, FinishReason};
 pub use stream::{StreamDecoder, TokenText};
+
+/// The likeliest token of a row of logits: the first of equals. `None` when no logit is above negative infinity.
+pub fn likeliest(row: &[f32]) -> Option<u32> {
+    row::argmax(row).map(|candidate| candidate.id)
+}

@@ -7,8 +7,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use lith_ir::dtype::DType;
+use lith_ir::quant::{PER_ROW, QuantMatrix, Scales, Scheme, Storage, Values};
 use lith_runtime::kernels::{
-    AttentionArgs, GemmArgs, Isa, Storage, attention_packed, gemm_panels, pack_panels, panels_len, select, vmath,
+    AttentionArgs, GemmArgs, Isa, attention_packed, gemm_panels, pack_floats, pack_quantized, packed_len, read_bandwidth,
+    select, vmath,
 };
 use lith_runtime::threads::Pool;
 
@@ -120,17 +123,52 @@ fn values(n: usize) -> Vec<f32> {
     (0..n).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect()
 }
 
-/// Seconds of a product; `weights` different ones in turn, as layers are.
-fn gemm(pool: &Pool, m: usize, n: usize, k: usize, storage: Storage, weights: usize) -> f64 {
-    let rows = vec![0x3C; n * k * storage.size()];
-    let mut panels = vec![0; panels_len(n, k, storage).unwrap()];
-    pack_panels(&rows, storage, n, k, &mut panels).unwrap();
+/// A packed weight of arbitrary numbers.
+fn packed(n: usize, k: usize, storage: Storage) -> Vec<u8> {
+    let mut out = vec![0; packed_len(n, k, &storage).unwrap()];
+    match storage {
+        Storage::Float(dtype) => pack_floats(&vec![0x3C; n * k * dtype.size()], dtype, n, k, &mut out).unwrap(),
+        Storage::Quantized(scheme) => {
+            let per_row = n * scheme.scales_per_row(k);
+            let mins = if scheme.mins { per_row } else { 0 };
+            let subs = if matches!(scheme.scales, Scales::Super { .. }) { n * scheme.groups(k) } else { 0 };
+            let matrix = QuantMatrix {
+                scheme,
+                rows: n,
+                cols: k,
+                codes: (0..n * k).map(|i| (i * 37 % 101) as u8 & (u8::MAX >> (8 - scheme.bits))).collect(),
+                scales: vec![0.0078125; per_row],
+                mins: vec![0.0625; mins],
+                sub_scales: vec![3; subs],
+                sub_mins: vec![2; if scheme.mins { subs } else { 0 }],
+            };
+            pack_quantized(&matrix, &mut out).unwrap();
+        }
+    }
+    out
+}
+
+/// A product to be timed; `weights` different ones in turn, as layers are.
+#[derive(Clone, Copy)]
+struct Product {
+    m: usize,
+    n: usize,
+    k: usize,
+    storage: Storage,
+    activations: i64,
+    weights: usize,
+}
+
+/// Seconds of a product.
+fn gemm(pool: &Pool, product: Product) -> f64 {
+    let Product { m, n, k, storage, activations, weights } = product;
+    let panels = packed(n, k, storage);
     // One cache line more than needed, to start at one.
-    let len = panels.len();
+    let len = panels.len().next_multiple_of(64);
     let mut all = vec![0u8; len * weights + 64];
     let shift = all.as_ptr().align_offset(64);
     for copy in all[shift..].chunks_exact_mut(len).take(weights) {
-        copy.copy_from_slice(&panels);
+        copy[..panels.len()].copy_from_slice(&panels);
     }
     let (inputs, mut outputs) = (values(m * k + 16), vec![0.0f32; m * n + 16]);
     let a = inputs[inputs.as_ptr().align_offset(64)..].as_ptr() as usize;
@@ -144,12 +182,12 @@ fn gemm(pool: &Pool, m: usize, n: usize, k: usize, storage: Storage, weights: us
                     a: a as *const f32,
                     lda: k as i64,
                     b: (b + w * len) as *const u8,
-                    b_dtype: storage as i64,
                     c: c as *mut f32,
                     ldc: n as i64,
                     m: m as i64,
                     n: n as i64,
                     k: k as i64,
+                    activations,
                     epilogue: None,
                     env: std::ptr::null(),
                 };
@@ -198,6 +236,30 @@ fn attention(pool: &Pool, batch: usize, len: usize, heads: usize, dim: usize, ca
     })
 }
 
+/// Weights of language models, by the names their files or `--quantize` have for them.
+fn storages() -> Vec<(&'static str, Storage)> {
+    let offset = |bits, zero, group, scales, mins| {
+        Storage::Quantized(Scheme { bits, values: Values::Offset { zero }, group, scales, mins })
+    };
+    let nf4 = Scheme { bits: 4, values: Values::Nf4, group: 64, scales: Scales::F16, mins: false };
+    vec![
+        ("f32", Storage::Float(DType::F32)),
+        ("bf16", Storage::Float(DType::Bf16)),
+        ("f16", Storage::Float(DType::F16)),
+        ("int8", offset(8, 128, PER_ROW, Scales::F32, false)),
+        ("q8_0", offset(8, 128, 32, Scales::F16, false)),
+        ("q4_0", offset(4, 8, 32, Scales::F16, false)),
+        ("q4_1", offset(4, 0, 32, Scales::F16, true)),
+        ("int4-128", offset(4, 8, 128, Scales::F16, false)),
+        ("q5_0", offset(5, 16, 32, Scales::F16, false)),
+        ("q2_k", offset(2, 0, 16, Scales::Super { groups: 16 }, true)),
+        ("q4_k", offset(4, 0, 32, Scales::Super { groups: 8 }, true)),
+        ("q6_k", offset(6, 32, 16, Scales::Super { groups: 16 }, false)),
+        ("iq4_nl", Storage::Quantized(Scheme { values: Values::Nl4, group: 32, ..nf4 })),
+        ("nf4", Storage::Quantized(nf4)),
+    ]
+}
+
 fn main() {
     let isa = select(std::env::var("LITH_ISA").ok().as_deref()).unwrap();
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
@@ -214,16 +276,53 @@ fn main() {
         if wanted("gemm") {
             for m in [16, 128, 1024] {
                 for (n, k) in [(384, 384), (1152, 384), (1536, 384), (384, 1536), (768, 768), (3072, 768)] {
-                    let seconds = gemm(&pool, m, n, k, Storage::F32, 6);
+                    let storage = Storage::Float(DType::F32);
+                    let seconds = gemm(&pool, Product { m, n, k, storage, activations: 0, weights: 6 });
                     report(format!("gemm f32 {m} x {n} x {k}"), (2 * m * n * k) as f64, seconds);
                 }
             }
         }
         if wanted("half") {
-            for storage in [Storage::Bf16, Storage::F16] {
+            for dtype in [DType::Bf16, DType::F16] {
                 for m in [1, 16, 1024] {
-                    let seconds = gemm(&pool, m, 1536, 384, storage, 6);
-                    report(format!("gemm {storage:?} {m} x 1536 x 384"), (2 * m * 1536 * 384) as f64, seconds);
+                    let storage = Storage::Float(dtype);
+                    let product = Product { m, n: 1536, k: 384, storage, activations: 0, weights: 6 };
+                    report(format!("gemm {dtype} {m} x 1536 x 384"), (2 * m * 1536 * 384) as f64, gemm(&pool, product));
+                }
+            }
+        }
+        if wanted("decode") || wanted("prefill") {
+            // Beyond any cache of a core, on each thread.
+            let memory = read_bandwidth(threads, 256 << 20);
+            println!("memory {:.1} GB/s", memory / 1e9);
+            for (name, storage) in storages() {
+                for activations in [0, 1] {
+                    if activations == 1 && matches!(storage, Storage::Float(_)) {
+                        continue;
+                    }
+                    let what = |m, n, k| format!("{name}{} {m} x {n} x {k}", [" f32", " int8"][activations as usize]);
+                    for (n, k) in [(1536, 576), (576, 1536), (576, 576), (49152, 576)] {
+                        for m in [1, 2, 4, 8] {
+                            // Other weights each time, 64 MB in all: none are in a core's cache when they come.
+                            let bytes = packed_len(n, k, &storage).unwrap();
+                            let product = Product { m, n, k, storage, activations, weights: (64 << 20) / bytes + 1 };
+                            if wanted("decode") && (m == 1 || n == 1536) {
+                                let seconds = gemm(&pool, product);
+                                let rate = bytes as f64 / seconds;
+                                println!(
+                                    "{:44} {:9.1} us {:7.1} GB/s {:9.1} % of memory",
+                                    what(m, n, k),
+                                    seconds * 1e6,
+                                    rate / 1e9,
+                                    100.0 * rate / memory
+                                );
+                            }
+                        }
+                        if wanted("prefill") && n < 10_000 {
+                            let product = Product { m: 512, n, k, storage, activations, weights: 2 };
+                            report(what(512, n, k), (2 * 512 * n * k) as f64, gemm(&pool, product));
+                        }
+                    }
                 }
             }
         }

@@ -3,8 +3,16 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
+use lith_ir::dtype::DType;
+use lith_ir::quant::Storage;
 
 use super::isa::Isa;
+use super::panels::{HEADER, Header};
+use super::quant::activations::represent;
+use super::quant::dequant::Dequantized;
+use super::quant::integer::Integer;
+use super::quant::layout::QuantLayout;
+use super::scratch::with_scratch;
 use super::simd::{Element, Kernel, LANES, Simd};
 use super::tile::TileArgs;
 
@@ -19,10 +27,9 @@ pub struct GemmArgs {
     pub a: *const f32,
     /// From one row of A to the next.
     pub lda: i64,
-    /// The weight, packed by [`pack_panels`](super::pack_panels), aligned to its elements.
+    /// The weight, packed by [`pack_floats`](super::pack_floats) or [`pack_quantized`](super::pack_quantized), its panels
+    /// aligned to their elements.
     pub b: *const u8,
-    /// The weight's [`Storage`](super::Storage) as a number.
-    pub b_dtype: i64,
     /// C: m rows of n contiguous values; must not overlap A.
     pub c: *mut f32,
     /// From one row of C to the next.
@@ -33,6 +40,9 @@ pub struct GemmArgs {
     pub n: i64,
     /// Columns of A (inputs of the layer). 0 gives C = 0.
     pub k: i64,
+    /// 0: A as it is. 1: A as 8-bit dynamic quantization in groups of 32 columns represents it (the operation
+    /// `dynamic_quantize` of the graph); products with codes are then summed as integers.
+    pub activations: i64,
     /// Runs on each block of C as soon as it is complete, on the thread that made it, each element once.
     pub epilogue: Option<Epilogue>,
     /// Its environment.
@@ -58,19 +68,30 @@ pub(crate) unsafe fn gemm_on(isa: Isa, args: &GemmArgs, thread: usize, threads: 
     if args.m <= 0 || args.n <= 0 {
         return;
     }
-    match args.b_dtype {
-        0 => isa.run(Gemm { args, b: args.b.cast::<f32>(), thread, threads }),
-        1 => isa.run(Gemm { args, b: args.b.cast::<bf16>(), thread, threads }),
-        2 => isa.run(Gemm { args, b: args.b.cast::<f16>(), thread, threads }),
-        other => unreachable!("no panel storage {other}"),
+    // SAFETY: the caller's promise.
+    let header = unsafe { Header::read(args.b) };
+    debug_assert_eq!((header.n as i64, header.k as i64), (args.n, args.k.max(0)));
+    let panels = args.b.wrapping_add(HEADER);
+    let quantized = args.activations != 0;
+    match header.storage {
+        Storage::Quantized(scheme) => {
+            let layout = QuantLayout::of_packed(&scheme, header.k);
+            if quantized && Integer::takes(&scheme) {
+                isa.run(Gemm { args, weight: Integer { panels, layout }, quantized: false, thread, threads });
+            } else {
+                isa.run(Gemm { args, weight: Dequantized { panels, layout }, quantized, thread, threads });
+            }
+        }
+        Storage::Float(DType::F32) => {
+            isa.run(Gemm { args, weight: Float(panels.cast::<f32>()), quantized, thread, threads });
+        }
+        Storage::Float(DType::F16) => {
+            isa.run(Gemm { args, weight: Float(panels.cast::<f16>()), quantized, thread, threads });
+        }
+        Storage::Float(_) => {
+            isa.run(Gemm { args, weight: Float(panels.cast::<bf16>()), quantized, thread, threads });
+        }
     }
-}
-
-struct Gemm<'a, E> {
-    args: &'a GemmArgs,
-    b: *const E,
-    thread: usize,
-    threads: usize,
 }
 
 /// Part `i` of `0..n` cut into `parts` parts of nearly equal size.
@@ -90,16 +111,62 @@ pub(crate) fn pieces(range: Range<usize>, most: usize) -> impl Iterator<Item = R
     })
 }
 
-/// How many threads cut the rows and how many the panels, by the least estimated cycles of the slowest thread:
-/// multiply-adds at the vector rate, the slice of B once from memory, the slice of A once from a shared cache. So few
+/// What a weight costs a thread, in cycles for one column of A: for a row and a panel, for a panel, for a row.
+#[derive(Clone, Copy)]
+pub(crate) struct Costs {
+    /// Arithmetic of a row with a panel.
+    pub product: f64,
+    /// Reading a panel from memory and unpacking it.
+    pub panel: f64,
+    /// Reading a row from a shared cache, and preparing it.
+    pub row: f64,
+}
+
+/// A few rows of A, and where their rows of C begin.
+pub(crate) struct Rows {
+    pub a: *const f32,
+    pub lda: usize,
+    pub c: *mut f32,
+    pub ldc: usize,
+    pub count: usize,
+    pub k: usize,
+}
+
+/// How the panels of a kind of weight meet rows of A.
+///
+/// Safety of its methods: the rows and panels are in range of a valid product, `scratch` has what
+/// [`Weight::scratch`] says for as many rows.
+pub(crate) trait Weight: Copy {
+    /// What it costs.
+    fn costs(&self) -> Costs;
+    /// Working memory for a row block of `rows`, in floats.
+    fn scratch(&self, rows: usize) -> usize;
+    /// Prepares a row block, once before its panels.
+    ///
+    /// # Safety
+    /// See [`Weight`].
+    unsafe fn stage<S: Simd>(&self, s: S, rows: &Rows, scratch: &mut [f32]);
+    /// Sets the columns of these panels, at `c`, `ldc`, for the rows that were staged: at most [`Simd::PANELS`] panels.
+    ///
+    /// # Safety
+    /// See [`Weight`]; `c` has sixteen columns for each panel.
+    unsafe fn multiply<S: Simd>(
+        &self,
+        s: S,
+        rows: &Rows,
+        panels: Range<usize>,
+        c: *mut f32,
+        ldc: usize,
+        scratch: &mut [f32],
+    );
+}
+
+/// How many threads cut the rows and how many the panels, by the least estimated cycles of the slowest thread. So few
 /// rows share the panels out (weights are read once per machine) and many rows keep each thread at its own rows.
-fn grid(m: usize, panels: usize, k: usize, element: usize, threads: usize) -> (usize, usize) {
+fn grid(m: usize, panels: usize, costs: Costs, threads: usize) -> (usize, usize) {
     let cost = |rows: usize, columns: usize| {
         let (rows, columns) = (m.div_ceil(rows) as f64, panels.div_ceil(columns) as f64);
-        let multiply_adds = rows * columns / 2.0;
-        let b_bytes = columns * (LANES * element) as f64;
-        let a_bytes = rows * 4.0;
-        k as f64 * (multiply_adds + b_bytes / 4.0 + a_bytes / 8.0)
+        rows * columns * costs.product + columns * costs.panel + rows * costs.row
     };
     let mut best = (1, threads);
     for rows in 1..=threads {
@@ -112,13 +179,22 @@ fn grid(m: usize, panels: usize, k: usize, element: usize, threads: usize) -> (u
 }
 
 /// Inputs summed before moving on: two panels of this depth and their rows of A fit a 48 KB first-level cache.
-const K_BLOCK: usize = 256;
+pub(crate) const K_BLOCK: usize = 256;
 /// Panels of a block handed to the epilogue: enough columns to amortise the call, few enough to stay cached.
 const BLOCK_PANELS: usize = 4;
 /// Bytes of A that stay in the second-level cache while the panels pass by.
 const A_BYTES: usize = 512 << 10;
 
-impl<E: Element> Kernel for Gemm<'_, E> {
+struct Gemm<'a, W> {
+    args: &'a GemmArgs,
+    weight: W,
+    /// Whether A is to be taken as 8-bit quantization represents it.
+    quantized: bool,
+    thread: usize,
+    threads: usize,
+}
+
+impl<W: Weight> Kernel for Gemm<'_, W> {
     type Output = ();
 
     #[inline(always)]
@@ -126,101 +202,167 @@ impl<E: Element> Kernel for Gemm<'_, E> {
         let args = self.args;
         let (m, n, k) = (args.m as usize, args.n as usize, args.k.max(0) as usize);
         let panels = n.div_ceil(LANES);
-        let (by_rows, by_panels) = grid(m, panels, k, size_of::<E>(), self.threads);
+        let (by_rows, by_panels) = grid(m, panels, self.weight.costs(), self.threads);
         if self.thread >= by_rows * by_panels {
             return;
         }
         let rows = part(m, self.thread / by_panels, by_rows);
         let panels = part(panels, self.thread % by_panels, by_panels);
         let row_block = (A_BYTES / (4 * k.max(1))).clamp(4 * S::ROWS, 512);
-        for rows in pieces(rows, row_block) {
-            let mut panel = panels.start;
-            while panel < panels.end {
-                let end = panels.end.min(panel + BLOCK_PANELS);
-                let columns = panel * LANES..n.min(end * LANES);
-                // SAFETY: rows and panels are in range, so the operands are as `GemmArgs` promises; no other thread
-                // has this block.
-                unsafe { block(s, args, self.b, rows.clone(), panel..end) };
-                if let Some(epilogue) = args.epilogue {
-                    let [r0, r1, c0, c1] = [rows.start, rows.end, columns.start, columns.end].map(|i| i as i64);
-                    epilogue(args.env, r0, r1, c0, c1);
+        let most = row_block.min(rows.len());
+        // The rows as they are represented, the working memory of the weight, and a last panel narrower than in memory.
+        let represented = if self.quantized { (most * k).next_multiple_of(LANES) } else { 0 };
+        let narrow = if n.is_multiple_of(LANES) { 0 } else { most * LANES };
+        let own = self.weight.scratch(most);
+        with_scratch(represented + narrow + own, |scratch| {
+            let (represented, scratch) = scratch.split_at_mut(represented);
+            let (narrow, scratch) = scratch.split_at_mut(narrow);
+            for rows in pieces(rows, row_block) {
+                // SAFETY: rows and panels are in range, so the operands are as `GemmArgs` promises; no other thread has
+                // these rows of these panels.
+                unsafe {
+                    let mut view = Rows {
+                        a: args.a.add(rows.start * args.lda as usize),
+                        lda: args.lda as usize,
+                        c: args.c.add(rows.start * args.ldc as usize),
+                        ldc: args.ldc as usize,
+                        count: rows.len(),
+                        k,
+                    };
+                    if self.quantized {
+                        represent(&view, represented);
+                        (view.a, view.lda) = (represented.as_ptr(), k);
+                    }
+                    self.weight.stage(s, &view, scratch);
+                    let mut panel = panels.start;
+                    while panel < panels.end {
+                        let end = panels.end.min(panel + BLOCK_PANELS);
+                        block(s, &self.weight, &view, panel..end, n, narrow, scratch);
+                        if let Some(epilogue) = args.epilogue {
+                            let columns = panel * LANES..n.min(end * LANES);
+                            let [r0, r1, c0, c1] =
+                                [rows.start, rows.end, columns.start, columns.end].map(|i| i as i64);
+                            epilogue(args.env, r0, r1, c0, c1);
+                        }
+                        panel = end;
+                    }
                 }
-                panel = end;
             }
-        }
+        });
     }
 }
 
 /// One block of C, complete but for the epilogue.
 ///
 /// # Safety
-/// `rows` and `panels` are in range of `args`, whose operands are valid.
+/// As for [`Weight`]; `narrow` has sixteen values for each row if the last panel is narrower in C.
 #[inline(always)]
-unsafe fn block<S: Simd, E: Element>(s: S, args: &GemmArgs, b: *const E, rows: Range<usize>, panels: Range<usize>) {
-    let (n, k) = (args.n as usize, args.k.max(0) as usize);
-    let (lda, ldc) = (args.lda as usize, args.ldc as usize);
+unsafe fn block<S: Simd, W: Weight>(
+    s: S,
+    weight: &W,
+    rows: &Rows,
+    panels: Range<usize>,
+    n: usize,
+    narrow: &mut [f32],
+    scratch: &mut [f32],
+) {
     let full = panels.end.min(n / LANES);
     let mut panel = panels.start;
     while panel < full {
-        let group = S::PANELS.min(full - panel);
-        let mut start = 0;
-        loop {
-            // Equal pieces of k; one empty piece where k = 0, which zeroes C.
-            let end = start + (k - start).div_ceil((k - start).div_ceil(K_BLOCK).max(1));
-            for rows in pieces(rows.clone(), S::ROWS) {
-                // SAFETY: within the operands, as the caller promises.
-                unsafe {
-                    s.tile(
-                        rows.len(),
-                        group,
-                        &TileArgs {
-                            k: end - start,
-                            a: args.a.add(rows.start * lda + start),
-                            lda,
-                            b: b.add((panel * k + start) * LANES),
-                            b_step: LANES,
-                            b_panel: k * LANES,
-                            c: args.c.add(rows.start * ldc + panel * LANES),
-                            ldc,
-                            accumulate: start > 0,
-                        },
-                    );
-                }
-            }
-            start = end;
-            if start == k {
-                break;
-            }
+        let group = panel..full.min(panel + S::PANELS);
+        panel = group.end;
+        // SAFETY: the caller's promise; these panels are as wide in C.
+        unsafe {
+            let c = rows.c.add(group.start * LANES);
+            weight.multiply(s, rows, group, c, rows.ldc, scratch);
         }
-        panel += group;
     }
     if panel < panels.end {
-        // The last panel is narrower in C than in memory: by way of a tile of its own.
-        let columns = n - panel * LANES;
-        let mut narrow = [0.0f32; 16 * LANES];
-        for rows in pieces(rows, S::ROWS) {
-            // SAFETY: within the operands; the tile has room for S::ROWS ≤ 16 rows.
-            unsafe {
-                s.tile(
-                    rows.len(),
-                    1,
-                    &TileArgs {
-                        k,
-                        a: args.a.add(rows.start * lda),
-                        lda,
-                        b: b.add(panel * k * LANES),
-                        b_step: LANES,
-                        b_panel: 0,
-                        c: narrow.as_mut_ptr(),
-                        ldc: LANES,
-                        accumulate: false,
-                    },
-                );
-                for (row, values) in rows.zip(narrow.chunks_exact(LANES)) {
-                    let c = args.c.add(row * ldc + panel * LANES);
-                    std::ptr::copy_nonoverlapping(values.as_ptr(), c, columns);
-                }
+        // SAFETY: the caller's promise; C has the columns that are copied.
+        unsafe {
+            weight.multiply(s, rows, panel..panel + 1, narrow.as_mut_ptr(), LANES, scratch);
+            for (row, values) in narrow.chunks_exact(LANES).take(rows.count).enumerate() {
+                let c = rows.c.add(row * rows.ldc + panel * LANES);
+                std::ptr::copy_nonoverlapping(values.as_ptr(), c, n - panel * LANES);
             }
+        }
+    }
+}
+
+/// Panels of floats.
+#[derive(Clone, Copy)]
+struct Float<E>(*const E);
+
+impl<E: Element> Weight for Float<E> {
+    fn costs(&self) -> Costs {
+        // Two multiply-adds a cycle; four bytes of memory and eight of cache.
+        Costs { product: 0.5, panel: (LANES * size_of::<E>()) as f64 / 4.0, row: 0.5 }
+    }
+
+    fn scratch(&self, _: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    unsafe fn stage<S: Simd>(&self, _: S, _: &Rows, _: &mut [f32]) {}
+
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(
+        &self,
+        s: S,
+        rows: &Rows,
+        panels: Range<usize>,
+        c: *mut f32,
+        ldc: usize,
+        _: &mut [f32],
+    ) {
+        for ks in k_pieces(rows.k) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let b = self.0.add((panels.start * rows.k + ks.start) * LANES);
+                tiles(s, rows, ks, b, rows.k * LANES, panels.len(), c, ldc);
+            }
+        }
+    }
+}
+
+/// Equal pieces of `0..k`; one empty piece where k = 0, which zeroes C.
+fn k_pieces(k: usize) -> impl Iterator<Item = Range<usize>> {
+    pieces(0..k, K_BLOCK).chain((k == 0).then_some(0..0))
+}
+
+/// Adds the products of columns `ks` to C (sets C where they are the first), tile by tile: `b` has these columns of
+/// `panels` panels, `b_panel` elements apart.
+///
+/// # Safety
+/// As for [`Weight`].
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn tiles<S: Simd, E: Element>(
+    s: S,
+    rows: &Rows,
+    ks: Range<usize>,
+    b: *const E,
+    b_panel: usize,
+    panels: usize,
+    c: *mut f32,
+    ldc: usize,
+) {
+    for part in pieces(0..rows.count, S::ROWS) {
+        // SAFETY: within the operands, as the caller promises.
+        unsafe {
+            let tile = TileArgs {
+                k: ks.len(),
+                a: rows.a.add(part.start * rows.lda + ks.start),
+                lda: rows.lda,
+                b,
+                b_step: LANES,
+                b_panel,
+                c: c.add(part.start * ldc),
+                ldc,
+                accumulate: ks.start > 0,
+            };
+            s.tile(part.len(), panels, &tile);
         }
     }
 }

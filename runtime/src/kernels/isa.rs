@@ -17,7 +17,7 @@ pub enum Isa {
     Portable = 1,
     /// AVX2 with FMA and F16C (x86-64-v3).
     Avx2 = 2,
-    /// AVX-512 F (with DQ, BW and VL: x86-64-v4).
+    /// AVX-512 F, DQ, BW and VL (x86-64-v4), with VNNI.
     Avx512 = 3,
 }
 
@@ -50,7 +50,8 @@ impl Isa {
         {
             use std::arch::is_x86_feature_detected as has;
             let avx2 = has!("avx2") && has!("fma") && has!("f16c");
-            if avx2 && has!("avx512f") && has!("avx512dq") && has!("avx512bw") && has!("avx512vl") {
+            let v4 = has!("avx512f") && has!("avx512dq") && has!("avx512bw") && has!("avx512vl");
+            if avx2 && v4 && has!("avx512vnni") {
                 return Isa::Avx512;
             }
             if avx2 {

@@ -5,6 +5,7 @@
 
 use half::{bf16, f16};
 
+use super::quant::bytes::Bytes;
 use super::tile::{TileArgs, dispatch_tile, tile};
 
 /// Lanes of a vector, and outputs of a weight panel.
@@ -61,9 +62,7 @@ impl Element for i8 {
 }
 
 /// Sixteen-lane arithmetic on one instruction set.
-pub(crate) trait Simd: Copy + 'static {
-    /// Sixteen f32 lanes.
-    type V: Copy;
+pub(crate) trait Simd: Bytes {
     /// Rows of the largest register tile.
     const ROWS: usize;
     /// Panels (of sixteen columns) of the largest register tile.
@@ -162,7 +161,6 @@ fn map2(a: [f32; LANES], b: [f32; LANES], op: impl Fn(f32, f32) -> f32) -> [f32;
 }
 
 impl Simd for Portable {
-    type V = [f32; LANES];
     const ROWS: usize = 2;
     const PANELS: usize = 1;
 

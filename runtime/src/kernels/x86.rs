@@ -17,7 +17,7 @@ use super::tile::{TileArgs, dispatch_tile, tile};
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
-/// AVX-512 F: proof that the CPU has it.
+/// AVX-512 F, BW, DQ, VL and VNNI: proof that the CPU has them.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
@@ -40,7 +40,7 @@ unsafe fn vectorize_avx2<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
     kernel.run(s)
 }
 
-#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn vectorize_avx512<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
     kernel.run(s)
 }
@@ -50,7 +50,7 @@ unsafe fn tile_avx2<S: Simd, E: Element, const R: usize, const P: usize>(s: S, t
     unsafe { tile::<S, E, R, P>(s, t) }
 }
 
-#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile_avx512<S: Simd, E: Element, const R: usize, const P: usize>(s: S, t: &TileArgs<E>) {
     unsafe { tile::<S, E, R, P>(s, t) }
 }
@@ -72,7 +72,6 @@ macro_rules! halves {
 }
 
 impl Simd for Avx2 {
-    type V = [__m256; 2];
     // 6×16: twelve accumulators, two columns of B and two broadcasts fill the sixteen registers.
     const ROWS: usize = 6;
     const PANELS: usize = 1;
@@ -211,7 +210,7 @@ fn transpose16_of_halves(rows: [[__m256; 2]; LANES]) -> [[__m256; 2]; LANES] {
 
 /// The rows of a 16×16 matrix become its columns.
 #[inline]
-#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn transpose16(r: [__m512; LANES]) -> [__m512; LANES] {
     // 4×4 blocks inside the 128-bit quarters first, then the quarters themselves in two steps.
     let t: [__m512; LANES] = std::array::from_fn(|i| {
@@ -237,7 +236,6 @@ fn transpose16(r: [__m512; LANES]) -> [__m512; LANES] {
 }
 
 impl Simd for Avx512 {
-    type V = __m512;
     // 12×32: 24 accumulators, two columns of B and the broadcast leave a few of the 32 registers; 14 loads feed 24
     // multiply-adds.
     const ROWS: usize = 12;

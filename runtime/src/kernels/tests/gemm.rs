@@ -1,10 +1,12 @@
 //! Packed products against f64.
 
 use half::{bf16, f16};
+use lith_ir::dtype::DType;
+use lith_ir::quant::Storage;
 
 use super::{Random, bits, close};
 use crate::kernels::gemm::{GemmArgs, gemm_on};
-use crate::kernels::{Isa, Storage, pack_panels, panels_len};
+use crate::kernels::{Isa, pack_floats, packed_len};
 
 struct Case {
     m: usize,
@@ -12,7 +14,6 @@ struct Case {
     k: usize,
     lda: usize,
     ldc: usize,
-    storage: Storage,
     a: Vec<f32>,
     /// The weights as stored, widened again: `[n, k]`.
     w: Vec<f32>,
@@ -20,23 +21,23 @@ struct Case {
 }
 
 impl Case {
-    fn new(random: &mut Random, m: usize, n: usize, k: usize, storage: Storage) -> Case {
+    fn new(random: &mut Random, m: usize, n: usize, k: usize, dtype: DType) -> Case {
         let (lda, ldc) = (k + random.pick(&[0, 0, 3]), n + random.pick(&[0, 0, 5]));
         let a = random.values(m * lda);
         let w = random.values(n * k);
-        let bytes: Vec<u8> = match storage {
-            Storage::F32 => w.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Storage::Bf16 => w.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
-            Storage::F16 => w.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+        let bytes: Vec<u8> = match dtype {
+            DType::F32 => w.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            DType::Bf16 => w.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+            _ => w.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
         };
-        let w = match storage {
-            Storage::F32 => w,
-            Storage::Bf16 => w.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
-            Storage::F16 => w.iter().map(|&x| f16::from_f32(x).to_f32()).collect(),
+        let w = match dtype {
+            DType::F32 => w,
+            DType::Bf16 => w.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
+            _ => w.iter().map(|&x| f16::from_f32(x).to_f32()).collect(),
         };
-        let mut panels = vec![0; panels_len(n, k, storage).unwrap()];
-        pack_panels(&bytes, storage, n, k, &mut panels).unwrap();
-        Case { m, n, k, lda, ldc, storage, a, w, panels }
+        let mut panels = vec![0; packed_len(n, k, &Storage::Float(dtype)).unwrap()];
+        pack_floats(&bytes, dtype, n, k, &mut panels).unwrap();
+        Case { m, n, k, lda, ldc, a, w, panels }
     }
 
     /// C with the epilogue `2 c + 1`, its gaps and each element's number of epilogue calls checked.
@@ -49,12 +50,12 @@ impl Case {
             a: self.a[rows.start * self.lda..].as_ptr(),
             lda: self.lda as i64,
             b: self.panels.as_ptr(),
-            b_dtype: self.storage as i64,
             c: c.as_mut_ptr(),
             ldc: self.ldc as i64,
             m: m as i64,
             n: self.n as i64,
             k: self.k as i64,
+            activations: 0,
             epilogue: Some(epilogue),
             env: (&raw mut env).cast(),
         };
@@ -114,11 +115,11 @@ const SIZES: [usize; 12] = [1, 2, 5, 7, 12, 13, 16, 31, 48, 65, 100, 129];
 fn gemm_is_the_product_on_every_isa_thread_count_and_batch() {
     let mut random = Random(1);
     for round in 0..60 {
-        let storage = random.pick(&[Storage::F32, Storage::F32, Storage::Bf16, Storage::F16]);
+        let dtype = random.pick(&[DType::F32, DType::F32, DType::Bf16, DType::F16]);
         let (m, n) = (random.pick(&SIZES), random.pick(&SIZES));
         let k = random.pick(&[0, 1, 3, 16, 33, 256, 257, 700]);
-        let case = Case::new(&mut random, m, n, k, storage);
-        let what = format!("round {round}: m {m} n {n} k {k} {storage:?}");
+        let case = Case::new(&mut random, m, n, k, dtype);
+        let what = format!("round {round}: m {m} n {n} k {k} {dtype:?}");
         let mut all = Vec::new();
         for isa in Isa::available() {
             let whole = case.run(isa, 1, 0..m);
@@ -141,7 +142,7 @@ fn gemm_is_the_product_on_every_isa_thread_count_and_batch() {
 fn gemm_of_nothing_does_nothing() {
     let mut random = Random(2);
     for (m, n) in [(0, 5), (3, 0), (0, 0)] {
-        let case = Case::new(&mut random, m, n, 4, Storage::F32);
+        let case = Case::new(&mut random, m, n, 4, DType::F32);
         for isa in Isa::available() {
             assert!(case.run(isa, 2, 0..m).is_empty());
         }

@@ -10,9 +10,9 @@ use half::{bf16, f16};
 use lith_ir::DType;
 use lith_ir::quant::QuantMatrix;
 use lith_runtime::artifact::format::{ELF_OS_ABI, Header, PAGE, Section, crc32, encode_assets, section};
+use lith_runtime::kernels::{PackError, pack_floats, pack_quantized};
 use lith_runtime::manifest::ParamEntry;
 
-use crate::pack::{pack_floats, pack_quantized};
 use crate::{CodegenError, Module};
 
 /// A parameter's values as the caller has them, in the shape the program says.
@@ -54,12 +54,7 @@ pub fn write_artifact<'w, E: From<CodegenError>>(
     for entry in &module.manifest.params {
         out.pad_to(layout.weights + entry.offset)?;
         let data = weights(&entry.name)?;
-        let bytes = stored(entry, &data)?;
-        if bytes.len() as u64 != entry.bytes {
-            let problem = format!("{} bytes packed, {} planned", bytes.len(), entry.bytes);
-            return Err(CodegenError::Weight { name: entry.name.clone(), problem }.into());
-        }
-        out.write(&bytes)?;
+        out.write(&stored(entry, &data)?)?;
     }
     out.pad_to(layout.size)?;
     out.out.flush().map_err(io)?;
@@ -218,6 +213,12 @@ fn elf_head(header: &Header) -> Vec<u8> {
 /// A parameter as it is stored.
 fn stored<'a>(entry: &ParamEntry, data: &'a WeightData<'_>) -> Result<Cow<'a, [u8]>, CodegenError> {
     let wrong = |problem: String| CodegenError::Weight { name: entry.name.clone(), problem };
+    let packed = |pack: &dyn Fn(&mut [u8]) -> Result<(), PackError>| {
+        // The plan has found that it fits this machine.
+        let mut panels = vec![0; entry.bytes as usize];
+        pack(&mut panels).map_err(|e| wrong(e.to_string()))?;
+        Ok(Cow::Owned(panels))
+    };
     let (dtype, bytes) = match (data, &entry.scheme) {
         (WeightData::Elements { dtype, bytes }, None) => (*dtype, bytes),
         (WeightData::Quantized(matrix), Some(scheme)) => {
@@ -225,8 +226,7 @@ fn stored<'a>(entry: &ParamEntry, data: &'a WeightData<'_>) -> Result<Cow<'a, [u
                 let (rows, cols, found) = (matrix.rows, matrix.cols, matrix.scheme);
                 return Err(wrong(format!("{rows} by {cols} codes of {found:?} for {:?} of {scheme:?}", entry.shape)));
             }
-            matrix.check().map_err(|e| wrong(e.to_string()))?;
-            return Ok(pack_quantized(matrix).map_err(|e| wrong(e.to_string()))?.into());
+            return packed(&|panels| pack_quantized(matrix, panels));
         }
         (WeightData::Elements { .. }, Some(_)) => return Err(wrong("plain elements where codes are stored".into())),
         (WeightData::Quantized(_), None) => return Err(wrong(format!("codes where {} is stored", entry.dtype))),
@@ -238,7 +238,7 @@ fn stored<'a>(entry: &ParamEntry, data: &'a WeightData<'_>) -> Result<Cow<'a, [u
     let rows = convert(dtype, bytes, entry.dtype).ok_or_else(|| wrong(format!("{dtype} for {}", entry.dtype)))?;
     match entry.shape[..] {
         _ if !entry.panels => Ok(rows),
-        [n, k] => Ok(pack_floats(&rows, entry.dtype, n, k).map_err(|e| wrong(e.to_string()))?.into()),
+        [n, k] => packed(&|panels| pack_floats(&rows, entry.dtype, n, k, panels)),
         _ => Err(wrong(format!("panels of shape {:?}", entry.shape))),
     }
 }

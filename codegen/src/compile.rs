@@ -107,7 +107,6 @@ pub fn compile(
         text: Text::new(target),
         functions: BTreeMap::new(),
         arg_layouts: plan.graphs.iter().map(|(n, p)| (n.clone(), p.arg_layouts.clone())).collect(),
-        panels: crate::pack::panels(storage.default),
         cache: plan.cache.as_ref(),
         kernels: Vec::new(),
         fma: target.has_fma(),

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use lith_ir::plan::{Layout, Plan};
 use lith_ir::quant::Storage;
 use lith_ir::{DType, Literal, Program};
+use lith_runtime::kernels::packed_len;
 use lith_runtime::manifest::ParamEntry;
 
 use crate::CodegenError;
-use crate::pack::packed_len;
 
 /// Every weight and every constant larger than a vector starts at a multiple of this: a cache line.
 const ALIGNMENT: usize = 64;

@@ -6,9 +6,9 @@ use std::mem::{offset_of, size_of};
 
 use cranelift_codegen::ir::{InstBuilder, types};
 use lith_ir::plan::{Kernel, KernelKind, Layout};
-use lith_ir::{CachePart, Dim, NodeId, Op, Value};
+use lith_ir::{CachePart, DType, Dim, NodeId, Op, Value};
 use lith_runtime::abi::{Context, Table};
-use lith_runtime::kernels::{AppendArgs, AttentionArgs, CacheType, DotArgs, GemmArgs, PagedArgs, RopeArgs};
+use lith_runtime::kernels::{AppendArgs, AttentionArgs, CacheType, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs};
 
 use crate::CodegenError;
 use crate::builder::{At, ENTRY};
@@ -123,7 +123,7 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(GemmArgs, a), Field::Rows(x)),
             (offset_of!(GemmArgs, lda), Field::Size(k.clone())),
             (offset_of!(GemmArgs, b), Field::Panels(weight)),
-            (offset_of!(GemmArgs, b_dtype), Field::Number(self.shared.panels as i64)),
+            (offset_of!(GemmArgs, activations), Field::Number(rounded.is_some().into())),
             (offset_of!(GemmArgs, c), Field::At(c)),
             (offset_of!(GemmArgs, ldc), Field::Size(n.clone())),
             (offset_of!(GemmArgs, m), Field::Size(rows)),
@@ -200,8 +200,19 @@ impl GraphCode<'_, '_, '_> {
         self.core(offset_of!(Table, attention_packed), size_of::<AttentionArgs>(), fields)
     }
 
-    pub(crate) fn embedding(&mut self, _: &Kernel, _: NodeId) -> Result<(), CodegenError> {
-        self.wrong("no core")
+    pub(crate) fn embedding(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
+        let (table, ids) = (self.operand(core, 0)?, self.operand(core, 1)?);
+        if !matches!(self.graph.node(core).op, Op::Gather { axis: 0 }) || self.graph.ty(ids).dtype != DType::I32 {
+            return self.wrong("an embedding by another op than a gather of rows by `i32`");
+        }
+        let fields = vec![
+            (offset_of!(EmbedArgs, ids), Field::Rows(ids)),
+            (offset_of!(EmbedArgs, count), Field::Size(product(self.shape(ids)))),
+            (offset_of!(EmbedArgs, table), Field::Panels(table)),
+            (offset_of!(EmbedArgs, out), Field::Rows(self.output(kernel)?)),
+            (offset_of!(EmbedArgs, stride), Field::Size(self.size(table, 1))),
+        ];
+        self.core(offset_of!(Table, embed_panels), size_of::<EmbedArgs>(), fields)
     }
 
     /// Bytes from one page of the cache to the next.

@@ -39,8 +39,6 @@ pub struct Shared<'p, 't> {
     pub functions: BTreeMap<String, FunctionId>,
     /// How each function takes its arguments.
     pub arg_layouts: BTreeMap<String, Vec<Layout>>,
-    /// Storage of panels.
-    pub panels: lith_runtime::kernels::Storage,
     /// Where states in pages lie.
     pub cache: Option<&'p CachePlan>,
     /// The kernels so far; their index is the number that code gives them.
@@ -54,21 +52,6 @@ pub(crate) fn signature(params: usize) -> Signature {
     let mut signature = Signature::new(CallConv::SystemV);
     signature.params.extend((0..params).map(|_| AbiParam::new(types::I64)));
     signature
-}
-
-/// What kind of code a kernel is, for profiles.
-fn kernel_kind(kind: &KernelKind) -> &'static str {
-    match kind {
-        KernelKind::Loop => "loop",
-        KernelKind::Copy => "copy",
-        KernelKind::Contraction { .. } => "gemm",
-        KernelKind::Dot { .. } => "dot",
-        KernelKind::Attention { .. } => "attention",
-        KernelKind::Rope { .. } => "rope",
-        KernelKind::CacheAppend { .. } => "append",
-        KernelKind::Embedding { .. } => "embedding",
-        KernelKind::Call { .. } => "call",
-    }
 }
 
 /// Compiles a function `(context, thread, threads, arena, arguments, results)`, or an entry point, which is a
@@ -309,7 +292,7 @@ impl GraphCode<'_, '_, '_> {
             self.barrier();
         }
         let name = self.kernel_name(index, kernel);
-        self.mark(name, kernel_kind(&kernel.kind));
+        self.mark(name, kernel.kind.name());
         match kernel.kind {
             KernelKind::Loop | KernelKind::Copy => self.loops(index, kernel)?,
             KernelKind::Contraction { core } => self.contraction(index, kernel, core)?,

@@ -15,7 +15,6 @@ mod error;
 mod hazards;
 mod link;
 mod loops;
-mod pack;
 mod target;
 
 pub use artifact::{WeightData, write_artifact};

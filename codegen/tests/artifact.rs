@@ -122,7 +122,7 @@ fn the_interpreter_agrees_and_16_bit_weights_are_near() {
 fn nothing_is_left_of_an_artifact_whose_weights_are_not_to_be_had() {
     let folder = tempfile::tempdir().unwrap();
     let (ir, _) = model();
-    let (program, plan) = support::planned(&ir);
+    let (program, plan) = support::planned(&ir, &lith_passes::Options::default());
     let module =
         lith_codegen::compile(&program, &plan, &Target::new("native").unwrap(), &WeightStorage::of(DType::F32))
             .unwrap();

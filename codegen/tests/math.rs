@@ -27,7 +27,7 @@ fn program(f: Unary) -> Ir {
 fn compiled(f: Unary, target: &str) -> Program {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("f.lith");
-    support::write(&path, &program(f), &BTreeMap::new(), target, lith_codegen::Storage::F32).unwrap();
+    support::write(&path, &program(f), &BTreeMap::new(), target, &lith_codegen::WeightStorage::of(DType::F32)).unwrap();
     Program::open(&path, 1).unwrap()
 }
 

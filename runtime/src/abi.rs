@@ -2,7 +2,7 @@
 //! signatures it is called by. Everything here is part of the artifact format: a change raises
 //! [`crate::artifact::format::FORMAT_VERSION`].
 
-use crate::kernels::{AppendArgs, AttentionArgs, DotArgs, GemmArgs, PagedArgs, RopeArgs, SharedScratch};
+use crate::kernels::{AppendArgs, AttentionArgs, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs, SharedScratch};
 use crate::profile::Profile;
 use crate::threads::Barrier;
 
@@ -56,6 +56,8 @@ pub struct Table {
     pub cache_append: unsafe extern "C" fn(args: *const AppendArgs, thread: i64, threads: i64),
     /// Rotary position embedding.
     pub rope: unsafe extern "C" fn(args: *const RopeArgs, thread: i64, threads: i64),
+    /// Rows of a table in panels.
+    pub embed_panels: unsafe extern "C" fn(args: *const EmbedArgs, thread: i64, threads: i64),
     /// Scalar functions.
     pub math: MathTable,
 }

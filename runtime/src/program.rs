@@ -147,6 +147,7 @@ impl Program {
             attention_paged: kernels::attention_paged,
             cache_append: kernels::cache_append,
             rope: kernels::rope,
+            embed_panels: kernels::embed_panels,
             math: MathTable::default(),
         };
         Ok(Program {

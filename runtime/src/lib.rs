@@ -4,6 +4,7 @@
 pub mod abi;
 pub mod artifact;
 pub mod cache;
+pub mod chat;
 pub mod command;
 pub mod env;
 pub mod generation;

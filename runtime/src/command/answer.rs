@@ -10,7 +10,7 @@ use crate::pipelines::{Input, Task};
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn print(task: Task, input: &Input, answer: &Value, many: bool, out: &mut impl Write) -> io::Result<()> {
+pub fn print(task: Task, input: &Input, answer: &Value, many: bool, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
     if many && task != Task::SentenceEmbedding && task != Task::FeatureExtraction {
         writeln!(out, "{}", title(input))?;
     }
@@ -30,7 +30,30 @@ pub fn print(task: Task, input: &Input, answer: &Value, many: bool, out: &mut im
             Ok(())
         }
         Task::SentenceEmbedding | Task::FeatureExtraction => writeln!(out, "{answer}"),
+        Task::TextGeneration => print_results(answer, 0, indent, out),
     }
+}
+
+/// Prints the results of text generation from the one numbered `from` on, several of them apart from each other.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn print_results(answer: &Value, from: usize, indent: &str, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
+    let results = items(answer);
+    for (i, result) in results.iter().enumerate().skip(from) {
+        if results.len() > 1 {
+            writeln!(out, "{indent}[{}]", i + 1)?;
+        }
+        let text = match &result["generated_text"] {
+            Value::String(text) => text.clone(),
+            Value::Array(messages) => messages.last().map(|m| cell(&m["content"])).unwrap_or_default(),
+            _ => result["generated_token_ids"].to_string(),
+        };
+        for line in text.lines() {
+            writeln!(out, "{indent}{line}")?;
+        }
+    }
+    Ok(())
 }
 
 fn title(input: &Input) -> String {
@@ -38,6 +61,7 @@ fn title(input: &Input) -> String {
         Input::Text(text) => text.clone(),
         Input::Words(words) => words.join(" "),
         Input::Record(map) => map.values().filter_map(Value::as_str).collect::<Vec<_>>().join(" | "),
+        Input::Messages(messages) => messages.last().map(|m| cell(&m["content"])).unwrap_or_default(),
     };
     let short: String = text.chars().take(72).collect();
     if short.len() < text.len() { format!("{short}…") } else { short }
@@ -51,7 +75,7 @@ fn items(value: &Value) -> &[Value] {
 }
 
 /// One line for each result, of those fields that it has. Lists in lists (several masks) follow each other.
-fn rows(answer: &Value, out: &mut impl Write, indent: &str, fields: &[&str]) -> io::Result<()> {
+fn rows(answer: &Value, out: &mut (impl Write + ?Sized), indent: &str, fields: &[&str]) -> io::Result<()> {
     for item in items(answer) {
         if item.is_array() {
             rows(item, out, indent, fields)?;

@@ -20,6 +20,7 @@ pub struct Inputs {
     given: IntoIter<Input>,
     files: IntoIter<PathBuf>,
     open: Option<Lines>,
+    named: bool,
 }
 
 struct Lines {
@@ -38,10 +39,16 @@ impl Inputs {
         let mut given: Vec<Input> = texts.map(|text| Input::from_line(task, text)).collect();
         given.extend(record(task, matches)?);
         let mut files: Vec<PathBuf> = matches.get_many::<PathBuf>("file").into_iter().flatten().cloned().collect();
-        if given.is_empty() && files.is_empty() && !super::stdin_is_terminal() {
+        let named = !given.is_empty() || !files.is_empty();
+        if !named && !super::stdin_is_terminal() {
             files.push("-".into());
         }
-        Ok(Inputs { task, given: given.into_iter(), files: files.into_iter(), open: None })
+        Ok(Inputs { task, given: given.into_iter(), files: files.into_iter(), open: None, named })
+    }
+
+    /// Whether inputs or files were named, so that standard input is not meant by default.
+    pub fn are_named(&self) -> bool {
+        self.named
     }
 
     /// Whether all inputs are there already, none to be read.

@@ -2,7 +2,10 @@
 //! compiled executable are this; it must not reach the compiler.
 
 mod answer;
+mod chat;
+mod generate;
 mod inputs;
+mod interrupt;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -12,9 +15,11 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::artifact::Artifact;
-use crate::model::{OpenError, model_info, pipeline};
+use crate::model::{CacheSize, OpenError, OpenOptions, model_info, pipeline};
 use crate::pipelines::{ArgKind, Args, Input, Pipeline, PipelineError, Task};
+use generate::Show;
 use inputs::Inputs;
+use interrupt::Interrupt;
 
 /// Inputs answered together when they come from a file or standard input: enough to fill the machine, few enough that
 /// answers appear while more are read.
@@ -32,18 +37,25 @@ pub enum RunCommandError {
     /// The inputs cannot be had.
     #[error("{0}")]
     Input(String),
+    /// Some of the results ended with an error; those and the others are printed.
+    #[error("{0}")]
+    Partial(String),
+    /// Ctrl-C; what was written until then is printed.
+    #[error("interrupted")]
+    Interrupted,
     /// The answers cannot be written.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
 }
 
 impl RunCommandError {
-    /// 2 for wrong usage or bad input, 1 for all else.
+    /// 2 for wrong usage or bad input, 130 for Ctrl-C, 1 for all else.
     pub fn exit_code(&self) -> u8 {
         match self {
             RunCommandError::Open(_) | RunCommandError::Input(_) => 2,
             RunCommandError::Pipeline(e) if e.is_usage() => 2,
-            RunCommandError::Pipeline(_) | RunCommandError::Output(_) => 1,
+            RunCommandError::Interrupted => interrupt::EXIT_CODE,
+            RunCommandError::Pipeline(_) | RunCommandError::Output(_) | RunCommandError::Partial(_) => 1,
         }
     }
 }
@@ -70,6 +82,9 @@ pub fn with_arguments(command: Command, task: Option<Task>) -> Command {
                 .default_value("0")
                 .help("Threads to run on; 0 means all cores"),
         );
+    if task.is_none_or(|task| task == Task::TextGeneration) {
+        command = with_chat_arguments(command);
+    }
     let mut seen: Vec<&str> = Vec::new();
     for task in Task::all().filter(|t| task.is_none_or(|only| only == *t)) {
         let heading = format!("{task} arguments");
@@ -88,16 +103,56 @@ pub fn with_arguments(command: Command, task: Option<Task>) -> Command {
             seen.push(spec.name);
             let help = format!("{} [default: {}]", spec.help, spec.default);
             let arg = Arg::new(spec.name).long(spec.name.replace('_', "-")).help(help).help_heading(heading.clone());
-            command = command.arg(match spec.kind {
-                ArgKind::Bool | ArgKind::Switch(_) => {
-                    arg.num_args(0..=1).require_equals(true).default_missing_value("true")
-                }
-                ArgKind::List => arg.action(ArgAction::Append),
-                ArgKind::Int | ArgKind::Text | ArgKind::Choice(_) | ArgKind::Object => arg.action(ArgAction::Set),
+            command = command.arg(if spec.is_flag() {
+                arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+            } else {
+                let action = if spec.is_list() { ArgAction::Append } else { ArgAction::Set };
+                arg.action(action).allow_negative_numbers(spec.kind == ArgKind::Generation)
             });
         }
     }
     command
+}
+
+/// Adds what only text generation takes on a command line.
+fn with_chat_arguments(command: Command) -> Command {
+    const HEADING: &str = "text-generation on the command line";
+    let flag = |name: &'static str| Arg::new(name).long(name.replace('_', "-")).help_heading(HEADING);
+    let number = || clap::value_parser!(usize);
+    command
+        .arg(
+            flag("chat")
+                .action(ArgAction::SetTrue)
+                .help("Talk with the model: inputs are messages; without any, a conversation on the terminal or, from a pipe, a message a line"),
+        )
+        .arg(flag("system").value_name("TEXT").help("Begin conversations with this system message; implies --chat"))
+        .arg(
+            flag("stream")
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .value_parser(clap::value_parser!(bool))
+                .help("Print text as it is written [default: true for a single input without --json]"),
+        )
+        .arg(
+            flag("draft")
+                .value_name("ARTIFACT")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Smaller compiled model that guesses tokens ahead: same text, faster"),
+        )
+        .arg(
+            flag("cache_tokens")
+                .value_name("N")
+                .value_parser(number())
+                .help("Tokens that the cache has room for [default: several full sequences, up to half of the memory]"),
+        )
+        .arg(
+            flag("cache_memory")
+                .value_name("MIB")
+                .value_parser(number())
+                .conflicts_with("cache_tokens")
+                .help("Most memory of the cache, in MiB"),
+        )
 }
 
 /// Whether the user gave this argument.
@@ -127,11 +182,17 @@ fn task_args(task: Task, matches: &ArgMatches) -> Result<Args, PipelineError> {
 pub fn run(artifact: Artifact, task: Option<Task>, matches: &ArgMatches) -> Result<(), RunCommandError> {
     crate::kernels::select(crate::env::isa().as_deref())
         .map_err(|e| RunCommandError::Input(format!("{}: {e}", crate::env::ISA)))?;
-    let threads = matches.get_one::<usize>("threads").copied().unwrap_or(0);
-    let pipeline = pipeline(artifact, threads, task)?;
+    let pipeline = pipeline(artifact, &open_options(task, matches))?;
     let args = task_args(pipeline.task(), matches)?;
     let mut inputs = Inputs::from_matches(pipeline.task(), matches)?;
     let json = matches.get_flag("json");
+    if pipeline.task() == Task::TextGeneration {
+        return write(&pipeline, &args, inputs, matches);
+    }
+    if let Some(name) = CHAT_ARGUMENTS.iter().find(|name| given(matches, name)) {
+        let (flag, task) = (name.replace('_', "-"), pipeline.task());
+        return Err(RunCommandError::Input(format!("--{flag} is for text-generation, the model does {task}")));
+    }
     // Similarities relate all inputs of a call to each other.
     let whole = given(matches, "similarity");
     let chunk = if whole || inputs.are_given() { usize::MAX } else { CHUNK };
@@ -146,12 +207,62 @@ pub fn run(artifact: Artifact, task: Option<Task>, matches: &ArgMatches) -> Resu
         answered += batch.len();
         answer_all(&pipeline, &batch, &args, json, &mut out)?;
     }
-    if answered == 0 {
-        return Err(RunCommandError::Input(
-            "no input: give texts as arguments, with --file, or on standard input".into(),
-        ));
+    if answered == 0 { Err(no_input()) } else { Ok(()) }
+}
+
+fn no_input() -> RunCommandError {
+    RunCommandError::Input("no input: give texts as arguments, with --file, or on standard input".into())
+}
+
+/// The arguments of [`with_chat_arguments`].
+const CHAT_ARGUMENTS: [&str; 6] = ["chat", "system", "stream", "draft", "cache_tokens", "cache_memory"];
+
+/// How parsed arguments want the model opened.
+fn open_options(task: Option<Task>, matches: &ArgMatches) -> OpenOptions {
+    let number = |name: &str| matches.try_get_one::<usize>(name).ok().flatten().copied();
+    let cache = match (number("cache_tokens"), number("cache_memory")) {
+        (Some(tokens), _) => CacheSize::Tokens(tokens),
+        (None, Some(mib)) => CacheSize::Bytes(mib.saturating_mul(1 << 20)),
+        (None, None) => CacheSize::Automatic,
+    };
+    let draft = matches.try_get_one::<PathBuf>("draft").ok().flatten().cloned();
+    OpenOptions { threads: number("threads").unwrap_or(0), task, cache, draft }
+}
+
+/// Text generation: streams, converses or answers.
+fn write(pipeline: &Pipeline, args: &Args, mut inputs: Inputs, matches: &ArgMatches) -> Result<(), RunCommandError> {
+    let interrupt = Interrupt::watch().map_err(|e| RunCommandError::Input(format!("Ctrl-C cannot be watched: {e}")))?;
+    let system = matches.get_one::<String>("system").map(String::as_str);
+    let chat = matches.get_flag("chat") || system.is_some();
+    let json = matches.get_flag("json");
+    let mut out = std::io::stdout().lock();
+    if chat && !inputs.are_named() {
+        return chat::converse(pipeline, args, system, json, &interrupt, &mut out);
     }
-    Ok(())
+    let stream = matches.get_one::<bool>("stream").copied();
+    let show = Show { json, stream: stream.unwrap_or(!json), prompt: args.flag("return_full_text") == Some(true) };
+    // Plain output is the new text; the whole of it only for those who ask.
+    let mut args = args.clone();
+    if !json && !chat && args.flag("return_full_text").is_none() && args.flag("return_tensors").is_none() {
+        args.set("return_full_text", false.into())?;
+    }
+    let chunk = if inputs.are_given() { usize::MAX } else { CHUNK };
+    let mut answered = 0;
+    loop {
+        let mut batch: Vec<Input> = inputs.by_ref().take(chunk).collect::<Result<_, _>>()?;
+        if batch.is_empty() {
+            break;
+        }
+        if chat {
+            batch = batch.into_iter().map(|input| generate::as_message(input, system)).collect();
+        }
+        answered += batch.len();
+        generate::answer_all(pipeline, &batch, &args, &show, &interrupt, &mut out)?;
+        if interrupt.take() {
+            return Err(RunCommandError::Interrupted);
+        }
+    }
+    if answered == 0 { Err(no_input()) } else { Ok(()) }
 }
 
 fn answer_all(
@@ -193,6 +304,7 @@ fn run_executable() -> Result<(), RunCommandError> {
 pub fn finish(done: Result<(), RunCommandError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(RunCommandError::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(RunCommandError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {e}");

@@ -2,11 +2,13 @@
 //! Must not know what a task does with them.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
 use super::error::PipelineError;
 use super::model::Task;
+use crate::generation::{GenerationConfig, OPTIONS, OptionKind, option_named};
 
 /// What an argument's value looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,10 @@ pub enum ArgKind {
     List,
     /// A JSON object.
     Object,
+    /// A JSON list of objects.
+    Objects,
+    /// An option of generation, whose own table says what its value looks like ([`crate::generation::option_named`]).
+    Generation,
 }
 
 /// One argument of a task.
@@ -153,6 +159,58 @@ const SENTENCE_EMBEDDING: &[ArgSpec] = &[
     BATCH_SIZE,
 ];
 
+const TEXT_GENERATION: &[ArgSpec] = &[
+    arg("return_full_text", ArgKind::Bool, "true", "give the prompt before the new text"),
+    arg("return_text", ArgKind::Bool, "true", "give texts"),
+    arg("return_tensors", ArgKind::Bool, "false", "give token ids, of prompt and text, in place of texts"),
+    arg("skip_special_tokens", ArgKind::Bool, "true", "leave special tokens out of the text"),
+    arg("clean_up_tokenization_spaces", ArgKind::Bool, "the tokenizer's", "remove spaces before punctuation"),
+    arg("prefix", ArgKind::Text, "none", "text before every prompt, not part of the answer"),
+    arg("stop_sequence", ArgKind::List, "none", "older name of stop_strings"),
+    ArgSpec {
+        nullable: true,
+        ..arg(
+            "handle_long_generation",
+            ArgKind::Choice(&["hole"]),
+            "none",
+            "hole: cut the beginning of a prompt that leaves no room for the new tokens",
+        )
+    },
+    TRUNCATION,
+    PADDING,
+    arg("add_special_tokens", ArgKind::Bool, "true", "surround a text with the model's special tokens; not a conversation"),
+    arg(
+        "continue_final_message",
+        ArgKind::Bool,
+        "whether the last message is the assistant's",
+        "go on with the last message in place of answering it",
+    ),
+    arg("tools", ArgKind::Objects, "none", "JSON schemas of functions that the model may call in a conversation"),
+    arg("documents", ArgKind::Objects, "none", "documents (title, text) to answer from in a conversation"),
+    arg("chat_template", ArgKind::Text, "the model's", "name of one of the model's chat templates, or a template"),
+    arg("chat_template_kwargs", ArgKind::Object, "{}", "variables of the chat template, such as enable_thinking"),
+    arg(
+        "tokenizer_encode_kwargs",
+        ArgKind::Object,
+        "{}",
+        "options of the tokenizer (truncation, max_length, add_special_tokens); for a conversation of its template",
+    ),
+    BATCH_SIZE,
+];
+
+/// What the pipeline sets where neither call nor model does. (PC-09)
+const TEXT_GENERATION_DEFAULTS: &[(&str, &str)] =
+    &[("max_new_tokens", "256"), ("do_sample", "true"), ("temperature", "0.7")];
+
+static TEXT_GENERATION_ALL: LazyLock<Vec<ArgSpec>> = LazyLock::new(|| {
+    let options = OPTIONS.iter().map(|option| {
+        let own = TEXT_GENERATION_DEFAULTS.iter().find(|(name, _)| *name == option.name);
+        let default = own.map_or(option.default, |(_, default)| default);
+        ArgSpec { nullable: true, ..arg(option.name, ArgKind::Generation, default, option.help) }
+    });
+    TEXT_GENERATION.iter().copied().chain(options).collect()
+});
+
 impl Task {
     /// The arguments the task takes.
     pub fn args(self) -> &'static [ArgSpec] {
@@ -164,6 +222,7 @@ impl Task {
             Task::FeatureExtraction => FEATURE_EXTRACTION,
             Task::ZeroShotClassification => ZERO_SHOT_CLASSIFICATION,
             Task::SentenceEmbedding => SENTENCE_EMBEDDING,
+            Task::TextGeneration => &TEXT_GENERATION_ALL,
         }
     }
 
@@ -177,6 +236,23 @@ impl Task {
 }
 
 impl ArgSpec {
+    /// Whether the bare flag means `true` on the command line.
+    pub fn is_flag(&self) -> bool {
+        match self.kind {
+            ArgKind::Bool | ArgKind::Switch(_) => true,
+            ArgKind::Generation => {
+                option_named(self.name).is_some_and(|o| matches!(o.kind, OptionKind::Bool | OptionKind::Switch(_)))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the flag may be repeated on the command line.
+    pub fn is_list(&self) -> bool {
+        let texts = || option_named(self.name).is_some_and(|o| o.kind == OptionKind::Texts);
+        self.kind == ArgKind::List || (self.kind == ArgKind::Generation && texts())
+    }
+
     /// The value of a JSON argument, in the one form that the task reads.
     fn accept(&self, value: Value) -> Result<Value, PipelineError> {
         let shown = value.to_string();
@@ -205,6 +281,13 @@ impl ArgSpec {
             },
             ArgKind::Object if value.is_object() => Ok(value),
             ArgKind::Object => Err(wrong("a JSON object")),
+            ArgKind::Objects if value.as_array().is_some_and(|items| items.iter().all(Value::is_object)) => Ok(value),
+            ArgKind::Objects => Err(wrong("a list of JSON objects")),
+            ArgKind::Generation => {
+                let mut config = GenerationConfig::new();
+                config.set(self.name, value)?;
+                Ok(config.get(self.name).cloned().unwrap_or_default())
+            }
         }
     }
 
@@ -217,7 +300,12 @@ impl ArgSpec {
             ArgKind::Int => text.parse::<u64>().map_or_else(|_| json!(text), Value::from),
             ArgKind::Bool | ArgKind::Switch(_) => flag.unwrap_or_else(|_| json!(text)),
             ArgKind::Text | ArgKind::Choice(_) | ArgKind::List => json!(text),
-            ArgKind::Object => {
+            ArgKind::Generation => {
+                let mut config = GenerationConfig::new();
+                config.set_text(self.name, Some(text))?;
+                config.get(self.name).cloned().unwrap_or_default()
+            }
+            ArgKind::Object | ArgKind::Objects => {
                 serde_json::from_str(text).map_err(|e| PipelineError::argument(self.name, format!("not JSON: {e}")))?
             }
         })
@@ -269,15 +357,16 @@ impl Args {
         let value = match (text, spec.kind) {
             (Some(text), _) => spec.parse(text)?,
             (None, ArgKind::Bool | ArgKind::Switch(_)) => spec.accept(Value::Bool(true))?,
+            (None, ArgKind::Generation) if spec.is_flag() => spec.accept(Value::Bool(true))?,
             (None, _) => return Err(PipelineError::argument(spec.name, "a value is missing")),
         };
-        let value = match (self.values.remove(spec.name), spec.kind) {
-            (Some(Value::Array(mut items)), ArgKind::List) => {
+        let value = match self.values.remove(spec.name).filter(|_| spec.is_list()) {
+            Some(Value::Array(mut items)) => {
                 items.push(value);
                 Value::Array(items)
             }
-            (Some(first), ArgKind::List) => Value::Array(vec![first, value]),
-            _ => value,
+            Some(first) => Value::Array(vec![first, value]),
+            None => value,
         };
         self.values.insert(spec.name, value);
         Ok(())
@@ -312,12 +401,28 @@ impl Args {
         }
     }
 
-    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
         self.get(name)?.as_bool()
     }
 
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.get(name)?.as_str()
+    }
+
+    /// The objects of a list.
+    pub(super) fn objects(&self, name: &str) -> Option<&[Value]> {
+        self.get(name)?.as_array().map(Vec::as_slice)
+    }
+
+    /// The options of generation among the arguments.
+    pub(super) fn generation(&self) -> Result<GenerationConfig, PipelineError> {
+        let mut config = GenerationConfig::new();
+        for spec in self.task.args().iter().filter(|spec| spec.kind == ArgKind::Generation) {
+            if let Some(value) = self.get(spec.name) {
+                config.set(spec.name, value.clone())?;
+            }
+        }
+        Ok(config)
     }
 
     /// The texts of a list; a single text is a list of one.

@@ -1,6 +1,7 @@
 //! What can go wrong in a pipeline. Must not know how errors are shown.
 
 use super::model::RunError;
+use crate::generation::GenerationError;
 use crate::tokenizer::TokenizerError;
 
 /// An error of a pipeline. Inputs are counted from 0.
@@ -69,6 +70,9 @@ pub enum PipelineError {
         /// Why.
         source: TokenizerError,
     },
+    /// The options of generation cannot be used, or generation failed.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
     /// The tokenizer lacks something the task needs.
     #[error("{task}: {problem}")]
     NoToken {
@@ -93,7 +97,11 @@ pub enum PipelineError {
 impl PipelineError {
     /// Whether the input or the usage is at fault (exit code 2) and not the model or the machine (exit code 1).
     pub fn is_usage(&self) -> bool {
-        !matches!(self, PipelineError::Model(_) | PipelineError::Output { .. })
+        match self {
+            PipelineError::Model(_) | PipelineError::Output { .. } => false,
+            PipelineError::Generation(e) => e.is_usage(),
+            _ => true,
+        }
     }
 
     pub(super) fn argument(name: &str, problem: impl Into<String>) -> Self {

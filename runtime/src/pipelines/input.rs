@@ -15,6 +15,8 @@ pub enum Input {
     Words(Vec<String>),
     /// Named texts: `{"text", "text_pair"}` or `{"question", "context"}`.
     Record(Map<String, Value>),
+    /// A conversation: objects with `role` and `content`.
+    Messages(Vec<Value>),
 }
 
 impl From<&str> for Input {
@@ -33,7 +35,8 @@ impl Task {
             | Task::FillMask
             | Task::FeatureExtraction
             | Task::ZeroShotClassification
-            | Task::SentenceEmbedding => &[],
+            | Task::SentenceEmbedding
+            | Task::TextGeneration => &[],
         }
     }
 }
@@ -42,8 +45,8 @@ impl Input {
     /// An input given on the command line or as a line of a file.
     ///
     /// A line is plain text, except: a JSON object whose keys are those of the task's records
-    /// (`{"text": ..., "text_pair": ...}`, `{"question": ..., "context": ...}`) is a record, and for token classification
-    /// a JSON list of texts is a list of words.
+    /// (`{"text": ..., "text_pair": ...}`, `{"question": ..., "context": ...}`) is a record, for token classification
+    /// a JSON list of texts is a list of words, and for text generation a JSON list of messages is a conversation.
     pub fn from_line(task: Task, line: &str) -> Input {
         let start = line.trim_start();
         let json: Option<Value> = start.starts_with(['{', '[']).then(|| serde_json::from_str(line).ok()).flatten();
@@ -57,6 +60,7 @@ impl Input {
                 Some(words) => Input::Words(words),
                 None => Input::Text(line.into()),
             },
+            Some(Value::Array(items)) if task == Task::TextGeneration && is_chat(&items) => Input::Messages(items),
             _ => Input::Text(line.into()),
         }
     }
@@ -68,6 +72,7 @@ impl Input {
         };
         match value {
             Value::String(text) => Ok(Input::Text(text.clone())),
+            Value::Array(items) if is_chat(items) => Ok(Input::Messages(items.clone())),
             Value::Array(items) => words(items).map(Input::Words).ok_or_else(problem),
             Value::Object(map) => Ok(Input::Record(map.clone())),
             _ => Err(problem()),
@@ -78,11 +83,16 @@ impl Input {
     pub(super) fn text(&self, index: usize) -> Result<&str, PipelineError> {
         match self {
             Input::Text(text) => Ok(text),
-            Input::Words(_) | Input::Record(_) => {
+            Input::Words(_) | Input::Record(_) | Input::Messages(_) => {
                 Err(PipelineError::Input { index, problem: "this task takes plain texts".into() })
             }
         }
     }
+}
+
+/// Whether a list is a conversation.
+fn is_chat(items: &[Value]) -> bool {
+    items.first().is_some_and(|first| first.get("role").is_some())
 }
 
 /// A text of a record.
@@ -120,6 +130,9 @@ pub(super) fn read(task: Task, split: bool, value: &Value) -> Result<(Vec<Input>
     match value {
         Value::Array(items) if split && items.iter().all(Value::is_string) => {
             Ok((vec![Input::from_json(0, value)?], Form::WordsAlone))
+        }
+        Value::Array(items) if task == Task::TextGeneration && is_chat(items) => {
+            Ok((vec![Input::Messages(items.clone())], Form::Single))
         }
         Value::Array(items) => {
             let inputs = items.iter().enumerate().map(|(i, item)| Input::from_json(i, item));

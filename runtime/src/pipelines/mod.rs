@@ -1,7 +1,7 @@
 //! Pipelines: texts to answers, with the arguments and results of Transformers' pipelines.
 //!
-//! A pipeline knows its model as a [`TokenModel`] alone: token sequences in, named arrays out. Each task is one file that
-//! encodes inputs, has the sequences run, and reads the answers. Must not know programs, artifacts or threads.
+//! A pipeline knows its model as a [`TokenModel`] alone (token sequences in, named arrays out) or, for text generation, as
+//! a [`LanguageModel`]. Each task is one file that encodes inputs, has the sequences run, and reads the answers. Must not know programs, artifacts or threads.
 
 mod args;
 mod error;
@@ -14,8 +14,11 @@ mod question_answering;
 mod run;
 mod sentence_embedding;
 mod text_classification;
+mod text_generation;
 mod token_classification;
 mod zero_shot;
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -23,16 +26,27 @@ pub use args::{ArgKind, ArgSpec, Args};
 pub use error::PipelineError;
 pub use input::Input;
 pub use model::{ModelInfo, Output, RunError, Task, TokenBatch, TokenModel};
+pub use text_generation::Piece;
 
+use crate::generation::{Cancel, GenerationConfig, LanguageModel};
 use crate::tokenizer::{AutoTokenizer, EncodeOptions};
 use input::Form;
+use text_generation::Writer;
 
 /// A model with its tokenizer, ready for one task. Calls may run on many threads at once. (PI-07)
 pub struct Pipeline {
     task: Task,
-    model: Box<dyn TokenModel>,
-    tokenizer: AutoTokenizer,
+    model: Model,
+    tokenizer: Arc<AutoTokenizer>,
     defaults: Args,
+}
+
+/// What a pipeline runs.
+enum Model {
+    /// A model that reads.
+    Tokens(Box<dyn TokenModel>),
+    /// A model that writes.
+    Language(Box<Writer>),
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -50,9 +64,30 @@ impl Pipeline {
     pub fn new(
         task: Task,
         model: Box<dyn TokenModel>,
-        mut tokenizer: AutoTokenizer,
+        tokenizer: AutoTokenizer,
         defaults: Args,
     ) -> Result<Self, PipelineError> {
+        Pipeline::build(task, Model::Tokens(model), tokenizer, defaults)
+    }
+
+    /// A pipeline for text generation. `config` is what the model's own files set (`generation_config.json`); `defaults`
+    /// hold for calls that do not override them. A `draft` model guesses tokens ahead. (GE-01, GE-15)
+    ///
+    /// # Errors
+    /// As [`Pipeline::new`]; and when the draft model's vocabulary is another.
+    pub fn text_generation(
+        model: Box<dyn LanguageModel>,
+        info: ModelInfo,
+        config: GenerationConfig,
+        draft: Option<Box<dyn LanguageModel>>,
+        tokenizer: AutoTokenizer,
+        defaults: Args,
+    ) -> Result<Self, PipelineError> {
+        let writer = Writer::new(model, info, config, draft)?;
+        Pipeline::build(Task::TextGeneration, Model::Language(Box::new(writer)), tokenizer, defaults)
+    }
+
+    fn build(task: Task, model: Model, mut tokenizer: AutoTokenizer, defaults: Args) -> Result<Self, PipelineError> {
         let info = model.info();
         if !serves(info.task, task) || defaults.task() != task {
             let wanted = if defaults.task() == task { task } else { defaults.task() };
@@ -67,7 +102,7 @@ impl Pipeline {
             let problem = "the tokenizer does not define a mask_token".into();
             return Err(PipelineError::NoToken { task: task.to_string(), problem });
         }
-        Ok(Pipeline { task, model, tokenizer, defaults })
+        Ok(Pipeline { task, model, tokenizer: Arc::new(tokenizer), defaults })
     }
 
     /// What this pipeline does. (PI-04)
@@ -94,6 +129,22 @@ impl Pipeline {
     /// # Errors
     /// [`PipelineError`] naming the input or the argument; no input is answered then.
     pub fn call(&self, inputs: &[Input], args: &Args) -> Result<Vec<Value>, PipelineError> {
+        self.call_streaming(inputs, args, &Cancel::new(), &mut |_| {})
+    }
+
+    /// [`Pipeline::call`] that hands over new text as it comes, never a part of a character, and ends early when `cancel`
+    /// is raised: what was written until then is the answer. Beam search has no pieces, nor have other tasks than text
+    /// generation. (TD-07, GE-45)
+    ///
+    /// # Errors
+    /// As [`Pipeline::call`].
+    pub fn call_streaming(
+        &self,
+        inputs: &[Input],
+        args: &Args,
+        cancel: &Cancel,
+        on_piece: &mut dyn FnMut(&Piece<'_>),
+    ) -> Result<Vec<Value>, PipelineError> {
         if args.task() != self.task {
             let wanted = args.task().to_string();
             return Err(PipelineError::WrongTask { compiled: self.task.to_string(), wanted });
@@ -107,6 +158,7 @@ impl Pipeline {
             Task::FeatureExtraction => feature_extraction::call(self, inputs, &args),
             Task::ZeroShotClassification => zero_shot::call(self, inputs, &args),
             Task::SentenceEmbedding => sentence_embedding::call(self, inputs, &args),
+            Task::TextGeneration => text_generation::call(self, inputs, &args, cancel, on_piece),
         }
     }
 
@@ -147,6 +199,15 @@ impl Pipeline {
                 Some(n.ok_or_else(|| PipelineError::argument("max_length", "must be a whole number of at least 1"))?);
         }
         Ok(options)
+    }
+}
+
+impl Model {
+    fn info(&self) -> &ModelInfo {
+        match self {
+            Model::Tokens(model) => model.info(),
+            Model::Language(writer) => writer.info(),
+        }
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Task {
     ZeroShotClassification,
     /// One vector for a text, as sentence-transformers makes it.
     SentenceEmbedding,
+    /// The text that follows, or the answer in a conversation.
+    TextGeneration,
 }
 
 /// Every task with its names, the usual one first.
@@ -37,6 +39,7 @@ const TASKS: &[(Task, &[&str])] = &[
     (Task::FeatureExtraction, &["feature-extraction"]),
     (Task::ZeroShotClassification, &["zero-shot-classification"]),
     (Task::SentenceEmbedding, &["sentence-embedding", "sentence-similarity"]),
+    (Task::TextGeneration, &["text-generation"]),
 ];
 
 impl Task {

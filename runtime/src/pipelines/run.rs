@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::error::PipelineError;
 use super::model::{Output, Task, TokenBatch};
-use super::{Args, Pipeline};
+use super::{Args, Model, Pipeline};
 use crate::tokenizer::{EncodeOptions, Encoding, Text, TokenizerError};
 
 /// Tokens of one forward call, unless a single sequence has more: enough to keep every core busy, few enough that the
@@ -134,6 +134,10 @@ impl Pipeline {
         args: &Args,
         mut read: impl FnMut(usize, &Answer<'_>) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
+        let Model::Tokens(model) = &self.model else {
+            let compiled = self.info().task.to_string();
+            return Err(PipelineError::WrongTask { compiled, wanted: self.task.to_string() });
+        };
         let most = args.positive("batch_size")?.unwrap_or(usize::MAX);
         let budget = BATCH_TOKENS.min(BATCH_VALUES / self.values_per_token());
         let mut start = 0;
@@ -154,7 +158,7 @@ impl Pipeline {
                 })?);
                 end += 1;
             }
-            let outputs = self.model.forward(&batch)?;
+            let outputs = model.forward(&batch)?;
             for i in start..end {
                 let sequence = i - start;
                 let tokens = batch.offsets[sequence] as usize..batch.offsets[sequence + 1] as usize;

@@ -56,7 +56,7 @@ pub(super) fn call(pipeline: &Pipeline, inputs: &[Input], args: &Args) -> Result
                 let pair = field(record, index, "text_pair")?.filter(|pair| !pair.is_empty());
                 (Text::Raw(text), pair.map(Text::Raw))
             }
-            Input::Words(_) => {
+            Input::Words(_) | Input::Messages(_) => {
                 let problem = "a list is no text; a pair of texts is {\"text\": ..., \"text_pair\": ...}".into();
                 return Err(PipelineError::Input { index, problem });
             }

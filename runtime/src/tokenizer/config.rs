@@ -65,7 +65,7 @@ pub(super) struct TokenizerConfig {
 }
 
 /// Reads one JSON object; an absent file is an empty object.
-fn object(assets: &(impl Assets + ?Sized), file: &str) -> Result<Map<String, Value>, TokenizerError> {
+pub(super) fn object(assets: &(impl Assets + ?Sized), file: &str) -> Result<Map<String, Value>, TokenizerError> {
     let broken = |message: String| broken(assets, file, message);
     let Some(bytes) = assets.read(file).map_err(|e| broken(e.to_string()))? else {
         return Ok(Map::new());

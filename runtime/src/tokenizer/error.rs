@@ -120,6 +120,9 @@ pub enum TokenizerError {
         /// The values allowed.
         allowed: &'static str,
     },
+    /// A conversation cannot be made a prompt.
+    #[error(transparent)]
+    Chat(#[from] crate::chat::ChatError),
     /// The tokenizer's own rules failed on this text.
     #[error("tokenization failed: {0}")]
     Failed(String),

@@ -5,6 +5,7 @@
 
 mod assets;
 mod build;
+mod chat;
 mod config;
 mod decode;
 mod encode;
@@ -23,12 +24,14 @@ use tokenizers::utils::padding::PaddingDirection;
 use tokenizers::utils::truncation::TruncationDirection;
 
 pub use assets::{Assets, Directory, TOKENIZER_FILES};
+pub use chat::{ChatEncoding, ChatOptions};
 pub use config::{SPECIAL_TOKENS_ATTRIBUTES, Side};
 pub use encode::{EncodeOptions, Padding, Text, Truncation};
 pub use encoding::{BatchEncoding, Encoding, Fields};
 pub use error::TokenizerError;
 pub use tokenizers::AddedToken;
 
+use chat::ChatTemplates;
 use config::{ClassDefaults, TokenizerConfig};
 use guard::guarded;
 
@@ -43,6 +46,7 @@ pub struct AutoTokenizer {
     other: OnceLock<Box<Tokenizer>>,
     special: Vec<(String, AddedToken)>,
     extra: Vec<AddedToken>,
+    chat: ChatTemplates,
     warned: AtomicBool,
     /// Longest row that the model is said to take, special tokens included; `None` without a limit.
     pub model_max_length: Option<usize>,
@@ -81,6 +85,7 @@ impl AutoTokenizer {
             other: OnceLock::new(),
             special: config.special,
             extra: config.extra,
+            chat: ChatTemplates::read(assets)?,
             warned: AtomicBool::new(false),
             model_max_length: config.model_max_length,
             // TK-16: the sections of tokenizer.json are defaults that the config and call arguments override.
@@ -320,6 +325,11 @@ impl AutoTokenizer {
     /// The mask token's id.
     pub fn mask_token_id(&self) -> Option<u32> {
         self.special_token_id("mask_token")
+    }
+
+    /// The id of the token that ends a text.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.special_token_id("eos_token")
     }
 
     /// The id of the token that stands for unknown ones.

@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use lith_ir::{Class, Graph, NodeId, Op, Value};
 use petgraph::Direction;
 
-use super::{common_prefix, is_number};
-
 /// One occurrence of a block.
 pub(super) struct Instance {
     /// For each node of the template the node that does its work here.
@@ -42,11 +40,21 @@ fn reach(graph: &Graph, start: NodeId, direction: Direction) -> BTreeSet<NodeId>
     seen
 }
 
+/// All that a node depends on, itself included.
+pub(super) fn above(graph: &Graph, node: NodeId) -> BTreeSet<NodeId> {
+    reach(graph, node, Direction::Incoming)
+}
+
 impl Repetition {
     /// The block from `input` to `output` with all its repetitions that end in one of `ends`, the last of which is
-    /// `output`; `None` when it is no block.
-    pub fn between(graph: &Graph, input: NodeId, output: NodeId, ends: &[NodeId]) -> Option<Repetition> {
-        let above = reach(graph, output, Direction::Incoming);
+    /// `output`; `None` when it is no block. `above` is all that `output` depends on.
+    pub fn between(
+        graph: &Graph,
+        input: NodeId,
+        output: NodeId,
+        above: &BTreeSet<NodeId>,
+        ends: &[NodeId],
+    ) -> Option<Repetition> {
         if !above.contains(&input) {
             return None;
         }
@@ -135,16 +143,9 @@ impl Repetition {
         self.inner.iter().copied().filter(|&n| !is_free(&graph.node(n).op))
     }
 
-    /// How many nodes of the template compute.
+    /// How many nodes of the template compute and are in no function yet.
     pub fn compute_nodes(&self, graph: &Graph) -> usize {
-        self.computing(graph).count()
-    }
-
-    /// Whether the block ends where a layer ends: all of it has a numbered path in common, or no paths have numbers.
-    pub fn is_whole_layer(&self, graph: &Graph) -> bool {
-        let paths: Vec<_> = self.computing(graph).map(|n| graph.node(n).path.clone()).collect();
-        let numbered = |p: &str| p.split('.').any(is_number);
-        numbered(&common_prefix(paths.iter().map(|p| &**p))) || !paths.iter().any(|p| numbered(p))
+        self.computing(graph).filter(|&n| !matches!(graph.node(n).op, Op::Call { .. })).count()
     }
 
     /// What the template takes from outside: the carried value, then what is computed, then parameters.

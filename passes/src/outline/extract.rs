@@ -88,7 +88,7 @@ fn function(
     let mut taken = BTreeSet::new();
     for (index, &input) in inputs.iter().enumerate() {
         let wanted = match &graph.node(input.node).op {
-            Op::Param { name, .. } => relative_param(name, layer),
+            Op::Param { name, .. } | Op::StateRead { name, .. } => relative(name, layer),
             Op::Arg { name, .. } => name.clone(),
             _ if index == 0 => "x".into(),
             _ => format!("x{index}"),
@@ -117,8 +117,8 @@ fn function(
     Ok(function)
 }
 
-/// What follows the layer in the name of one of its parameters, else the whole name.
-fn relative_param(name: &str, layer: &str) -> String {
+/// What follows the layer in the name of one of its parameters or states, else the whole name.
+fn relative(name: &str, layer: &str) -> String {
     let marker = format!("{layer}.");
     match name.find(&marker) {
         Some(at) if !layer.is_empty() && (at == 0 || name[..at].ends_with('.')) => name[at + marker.len()..].into(),

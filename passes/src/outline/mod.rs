@@ -4,19 +4,21 @@
 //! Repetitions are found by walking backwards from nodes like a block's output in step with the block itself: ops,
 //! attributes, types and wiring must be equal, parameters stand where parameters stood, and so do states. Paths choose
 //! among cuts that fit equally (a block should be one layer, not the end of one and the start of the next) and name the
-//! result; they prove nothing. Layers of two kinds in turn become a function for one kind, then one for a whole period.
+//! result; they prove nothing. Repetitions need not follow each other:
+//! layers of two kinds in turn become two functions.
 //!
 //! A block neither reads nor writes states: caches come in by argument and leave as results.
 
 mod block;
 mod extract;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::{Class, Graph, NodeId, Op};
 
 use crate::{Compiled, PassError};
-use block::Repetition;
+use block::{Instance, Repetition};
 
 /// A block of fewer nodes is not worth a function.
 const LEAST_NODES: usize = 4;
@@ -40,31 +42,91 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     Ok(())
 }
 
-/// The repetition that leaves least code: whole layers first, then the most nodes, then the fewest values between.
+/// How many nodes like its output, counted backwards from it, may be the input of a block: a layer has some of a kind.
+const INPUTS: usize = 4;
+
+/// The repetition that leaves least code: whole layers first and one at a time, then the most nodes, then the fewest
+/// values between.
 fn best(name: &str, graph: &Graph) -> Result<Option<Repetition>, PassError> {
     let order = graph.topological().map_err(PassError::in_graph(name))?;
-    // Possible outputs of blocks: nodes that look alike, in order.
+    // Possible outputs of blocks: nodes that look alike, in order. The last of them ends the template.
     let mut alike: BTreeMap<String, Vec<NodeId>> = BTreeMap::new();
+    let mut last_call = None;
+    let mut calls: BTreeMap<NodeId, NodeId> = BTreeMap::new();
     for &n in &order {
         let node = graph.node(n);
+        if let Op::Call { .. } = node.op {
+            last_call = Some(n);
+        }
         if node.op.class() == Class::Source || matches!(node.op, Op::Broadcast { .. }) || node.types.len() != 1 {
             continue;
         }
+        calls.extend(last_call.map(|call| (n, call)));
         let look = format!("{} {:?} {:?}", without_numbers(&node.path), node.op, node.types);
         alike.entry(look).or_default().push(n);
     }
-    let position = |n: NodeId| order.iter().position(|&m| m == n);
+    let layers = Layers::of(graph);
+    let position: BTreeMap<NodeId, usize> = order.iter().enumerate().map(|(i, &n)| (n, i)).collect();
     let score = |r: &Repetition| {
         let nodes = r.compute_nodes(graph);
-        let outputs = std::cmp::Reverse(r.outputs(graph).len());
-        let inputs = std::cmp::Reverse(r.computed_inputs(graph));
-        (r.is_whole_layer(graph), nodes * (r.instances.len() - 1), outputs, inputs, position(r.output))
+        let outputs = Reverse(r.outputs(graph).len());
+        let inputs = Reverse(r.computed_inputs(graph));
+        (Reverse(layers.cut(r)), nodes * (r.instances.len() - 1), outputs, inputs, position.get(&r.output).copied())
     };
-    let candidates = alike.values().filter_map(|ends| match ends[..] {
-        [.., input, output] => Repetition::between(graph, input, output, ends),
-        _ => None,
-    });
-    Ok(candidates.filter(|r| r.instances.len() > 1 && r.compute_nodes(graph) >= LEAST_NODES).max_by_key(score))
+    let mut candidates = Vec::new();
+    for ends in alike.values() {
+        let Some((&output, earlier)) = ends.split_last().filter(|(_, earlier)| !earlier.is_empty()) else { continue };
+        let above = block::above(graph, output);
+        // A layer may follow one of another kind, which is a call already.
+        let call = calls.get(&output).filter(|&&c| graph.node(c).types.first() == graph.node(output).types.first());
+        for &input in earlier.iter().rev().take(INPUTS).chain(call) {
+            candidates.extend(Repetition::between(graph, input, output, &above, ends));
+        }
+    }
+    candidates.retain(|r| r.instances.len() > 1 && r.compute_nodes(graph) >= LEAST_NODES);
+    Ok(candidates.into_iter().max_by_key(score))
+}
+
+/// Which layer each node that computes is part of, by its path, and how many each layer has.
+struct Layers {
+    of: BTreeMap<NodeId, usize>,
+    sizes: Vec<usize>,
+}
+
+impl Layers {
+    fn of(graph: &Graph) -> Layers {
+        let mut layers = Layers { of: BTreeMap::new(), sizes: Vec::new() };
+        let mut numbers: BTreeMap<Vec<&str>, usize> = BTreeMap::new();
+        for n in graph.petgraph().node_indices().filter(|&n| is_work(&graph.node(n).op)) {
+            let segments: Vec<&str> = graph.node(n).path.split('.').collect();
+            let Some(at) = segments.iter().position(|s| is_number(s)) else { continue };
+            let next = numbers.len();
+            let layer = *numbers.entry(segments[..=at].to_vec()).or_insert(next);
+            layers.of.insert(n, layer);
+            layers.sizes.resize(numbers.len(), 0);
+            layers.sizes[layer] += 1;
+        }
+        layers
+    }
+
+    /// How many nodes of the layers that a repetition takes from it leaves, then over how many layers a block goes.
+    fn cut(&self, repetition: &Repetition) -> (usize, usize) {
+        let layers =
+            |nodes: &[NodeId]| -> BTreeSet<usize> { nodes.iter().filter_map(|n| self.of.get(n)).copied().collect() };
+        let nodes = |i: &Instance| -> Vec<NodeId> { i.nodes.values().copied().collect() };
+        let block = repetition.instances.last().map_or(0, |i| layers(&nodes(i)).len());
+        let mut taken: Vec<NodeId> =
+            repetition.instances.iter().flat_map(nodes).filter(|n| self.of.contains_key(n)).collect();
+        taken.sort_unstable();
+        taken.dedup();
+        let touched = layers(&taken);
+        (touched.iter().map(|&l| self.sizes[l]).sum::<usize>() - taken.len(), block)
+    }
+}
+
+/// Whether a node is work of the layer whose path it has.
+fn is_work(op: &Op) -> bool {
+    op.class() != Class::Source && !block::is_free(op) && !matches!(op, Op::StateRead { .. } | Op::StateWrite { .. })
 }
 
 /// `encoder.layer.3.output` with `#` for numbers.

@@ -3,7 +3,6 @@
 
 use std::cell::OnceCell;
 
-use lith_ir::plan::PAGE_TOKENS;
 use lith_ir::{CachePart, Compare, DType, Dim, Op, Pool, SymbolInfo};
 
 use crate::cache::{Cache, CacheType};
@@ -95,13 +94,13 @@ impl Sequence {
     /// what the layout brings. A sequence has at most `max_length` tokens.
     pub fn arguments(trace: &Trace, layout: Layout, type_ids: bool, max_length: usize) -> Self {
         let any = SymbolInfo::default;
-        let max = i64::try_from(max_length).unwrap_or(i64::MAX).min(any().max);
         let (shape, count) = match layout {
             Layout::Packed | Layout::Paged(_) => {
                 (vec![trace.symbol("tokens", any())], trace.symbol("sequences", any()))
             }
             Layout::Padded => {
                 let batch = trace.symbol("batch", any());
+                let max = i64::try_from(max_length).unwrap_or(i64::MAX).min(any().max);
                 (vec![batch.clone(), trace.symbol("seq", SymbolInfo { max, ..any() })], batch)
             }
         };
@@ -116,8 +115,7 @@ impl Sequence {
         };
         let cache = match layout {
             Layout::Paged(kind) => {
-                let needed = Dim::constant(max).ceil_div(PAGE_TOKENS as i64).as_const().unwrap_or(max);
-                let table = trace.symbol("table", SymbolInfo { max: needed.max(1), ..any() });
+                let table = trace.symbol("table", any());
                 Some(Cache {
                     kind,
                     past: trace.argument("past", DType::I32, [count.clone()]),

@@ -143,6 +143,13 @@ impl Decoder {
         })
     }
 
+    /// Gives the layers that `near` tells a window.
+    pub(super) fn set_windows(&mut self, window: usize, near: impl Fn(usize) -> bool) {
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            layer.window = if near(i) { window } else { 0 };
+        }
+    }
+
     /// Hidden states of the tokens whose results are wanted.
     pub(super) fn body(&self, m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
         let mut x = nn::embedding(s, "embed_tokens", m.tokens.ids(), [self.vocabulary, self.width]);
@@ -236,7 +243,7 @@ impl Decoder {
 }
 
 /// The width of a head: `head_dim`, or what the heads share.
-fn head_width(m: &Model<'_>) -> Result<usize, FamilyError> {
+pub(super) fn head_width(m: &Model<'_>) -> Result<usize, FamilyError> {
     let (width, heads) = (m.hidden()?, m.config.positive("num_attention_heads")?);
     match m.config.optional_size("head_dim")? {
         Some(_) => Ok(m.config.positive("head_dim")?),

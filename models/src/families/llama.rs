@@ -2,6 +2,7 @@
 
 use super::Family;
 use super::decoder::{Decoder, causal_lm};
+use super::rope::max_length;
 use crate::config::Head;
 use crate::weights::Rules;
 
@@ -11,7 +12,7 @@ pub(super) const LLAMA: Family = Family {
     tied: &[("lm_head.weight", "model.embed_tokens.weight")],
     aliases: &[],
     fused: None,
-    max_length: |config| config.size("max_position_embeddings"),
+    max_length,
     body: |m, s| {
         let llama = Decoder::llama(m)?;
         let mlp_bias = m.config.flag("mlp_bias")?;

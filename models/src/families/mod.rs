@@ -6,16 +6,28 @@
 
 mod albert;
 mod bert;
+mod cohere;
 mod decoder;
 mod distilbert;
 mod electra;
 mod error;
+mod falcon;
+mod gemma;
+mod gpt2;
+mod gpt_neox;
+mod granite;
 mod heads;
 mod llama;
+mod mistral;
 mod mpnet;
+mod olmo2;
+mod phi3;
+mod qwen2;
 mod roberta;
 mod rope;
 pub mod sentence;
+mod smollm3;
+mod starcoder2;
 
 pub use error::FamilyError;
 
@@ -36,6 +48,21 @@ pub const REGISTRY: &[&Family] = &[
     &electra::ELECTRA,
     &albert::ALBERT,
     &llama::LLAMA,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen2::QWEN3,
+    &phi3::PHI3,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3_TEXT,
+    &gpt2::GPT2,
+    &gpt_neox::GPT_NEOX,
+    &starcoder2::STARCODER2,
+    &falcon::FALCON,
+    &smollm3::SMOLLM3,
+    &olmo2::OLMO2,
+    &granite::GRANITE,
+    &cohere::COHERE,
 ];
 
 /// Name of the entry point of a traced model.
@@ -58,7 +85,7 @@ pub struct Family {
     /// `(parameter, name older files have it by)`.
     pub aliases: &'static [(&'static str, &'static str)],
     /// Layers that stand in the file in another form.
-    fused: Option<fn(&Config) -> Result<Vec<Fused>, ConfigError>>,
+    fused: Option<FusedFn>,
     /// Most tokens of a sequence: what the position embeddings reach.
     max_length: fn(&Config) -> Result<usize, ConfigError>,
     /// Hidden states `[.., hidden]` of the tokens.
@@ -94,6 +121,8 @@ impl Fused {
         })
     }
 }
+
+type FusedFn = fn(&Config) -> Result<Vec<Fused>, ConfigError>;
 
 type HeadFn = fn(&Model<'_>, &Scope, &Tensor) -> Result<Outputs, FamilyError>;
 
@@ -240,6 +269,26 @@ impl<'a> Model<'a> {
         Ok(layers)
     }
 
+    /// How many tokens a token sees in layers with a window; 0 for all.
+    fn window(&self) -> Result<usize, FamilyError> {
+        Ok(self.config.optional_size("sliding_window")?.unwrap_or(0))
+    }
+
+    /// Which of the layers have a window: what `layer_types` says, or else `default` (CFG-20, CFG-22).
+    fn layer_types(&self, layers: usize, default: impl Fn(usize) -> bool) -> Result<Vec<bool>, FamilyError> {
+        let given = self.config.value("layer_types");
+        let Some(list) = given.as_array() else { return Ok((0..layers).map(default).collect()) };
+        if list.len() != layers {
+            return Err(self.bad_field("layer_types", &format!("{layers} items, one for each layer"), list.len()));
+        }
+        let windowed = |kind: &serde_json::Value| match kind.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention" | "attention") => Ok(false),
+            _ => Err(self.bad_field("layer_types", "full_attention or sliding_attention", kind)),
+        };
+        list.iter().map(windowed).collect()
+    }
+
     /// The activation that `field` names.
     fn act(&self, field: &str) -> Result<Act, FamilyError> {
         let name = self.config.text(field)?;
@@ -293,5 +342,7 @@ fn in_scope(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'))
 }
 
+#[cfg(test)]
+mod decoder_tests;
 #[cfg(test)]
 mod tests;

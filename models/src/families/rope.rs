@@ -7,6 +7,7 @@ use lith_frontend::nn::{Frequencies, Rope};
 use serde_json::{Map, Value};
 
 use super::{FamilyError, Model};
+use crate::config::{Config, ConfigError};
 
 /// What `rope_parameters` of one kind of layer say, with what else the configuration tells of positions.
 pub(super) struct Settings<'a> {
@@ -21,18 +22,30 @@ pub(super) struct Settings<'a> {
     reach: usize,
 }
 
-/// The rotary positions of every layer.
-pub(super) fn rope(m: &Model<'_>, head: usize) -> Result<Rope, FamilyError> {
-    Settings::read(m, None, head)?.rope()
+/// Most tokens of a sequence: `max_position_embeddings`, or with dynamic frequencies, which are for sequences beyond it,
+/// `factor` times as many.
+pub(super) fn max_length(config: &Config) -> Result<usize, ConfigError> {
+    let reach = config.size("max_position_embeddings")?;
+    let rope = [config.value("rope_scaling"), config.value("rope_parameters")];
+    let dynamic = |rope: &&Value| ["rope_type", "type"].iter().any(|key| rope[*key] == "dynamic");
+    let factor = rope.iter().find(dynamic).and_then(|rope| rope["factor"].as_f64());
+    // Saturates; what is no sensible factor is refused when the positions are made.
+    Ok((reach as f64 * factor.unwrap_or(1.0).clamp(1.0, 1e6)) as usize)
 }
 
-/// The rotary positions of layers of one of `layer_types`.
-pub(super) fn rope_of_kind(m: &Model<'_>, kind: &str, head: usize) -> Result<Rope, FamilyError> {
-    Settings::read(m, Some(kind), head)?.rope()
+/// The rotary positions of every layer.
+pub(super) fn rope(m: &Model<'_>, head: usize) -> Result<Rope, FamilyError> {
+    Settings::read(m, None, "rope_theta", head)?.rope()
+}
+
+/// The rotary positions of layers of one of `layer_types`, whose base older files have in the field `theta`. What those
+/// have in `rope_scaling` is for layers with full attention.
+pub(super) fn rope_of_kind(m: &Model<'_>, kind: &str, theta: &str, head: usize) -> Result<Rope, FamilyError> {
+    Settings::read(m, Some(kind), theta, head)?.rope()
 }
 
 impl<'a> Settings<'a> {
-    fn read(m: &'a Model<'a>, kind: Option<&str>, head: usize) -> Result<Self, FamilyError> {
+    fn read(m: &'a Model<'a>, kind: Option<&str>, theta: &str, head: usize) -> Result<Self, FamilyError> {
         // The older name counts where a file has both, as in Transformers.
         let object = |name: &str| match m.config.value(name) {
             Value::Object(map) if !map.is_empty() => Some((name.to_string(), map)),
@@ -41,17 +54,18 @@ impl<'a> Settings<'a> {
         let (mut place, mut fields) = object("rope_scaling")
             .or_else(|| object("rope_parameters"))
             .unwrap_or(("rope_parameters".into(), Map::new()));
-        if let Some(kind) = kind
-            && let Some(nested) = fields.get(kind)
-        {
-            let nested = nested.as_object().cloned().unwrap_or_default();
-            (place, fields) = (format!("{place}.{kind}"), nested);
+        if let Some(kind) = kind {
+            if let Some(nested) = fields.get(kind) {
+                (place, fields) = (format!("{place}.{kind}"), nested.as_object().cloned().unwrap_or_default());
+            } else if kind != "full_attention" {
+                fields = Map::new();
+            }
         }
         let reach = m.config.positive("max_position_embeddings")?;
         let mut settings = Settings { m, place, fields, theta: 0.0, dim: 0, head, reach };
         settings.theta = match settings.optional("rope_theta")? {
             Some(theta) => theta,
-            None => m.config.float("rope_theta")?,
+            None => m.config.float(theta)?,
         };
         let share = match settings.optional("partial_rotary_factor")? {
             Some(share) => share,
@@ -67,7 +81,7 @@ impl<'a> Settings<'a> {
             "proportional" => 2 * ((share * head as f64 / 2.0) as usize),
             _ => (head as f64 * share) as usize,
         };
-        if settings.dim % 2 != 0 {
+        if !settings.dim.is_multiple_of(2) {
             return Err(settings.bad("partial_rotary_factor", "an even number of turned features", settings.dim));
         }
         Ok(settings)

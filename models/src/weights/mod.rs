@@ -32,7 +32,7 @@ pub struct Wanted {
     pub head: bool,
     /// Names whose tensors it shares when its own is absent, in order of preference (tied weights, WLD-12).
     pub tied_to: Vec<String>,
-    /// The tensor of which it is a part, unless the file has it by its own name.
+    /// The tensor of which it is a part, unless the file has it by a name of its own.
     pub piece: Option<Piece>,
 }
 
@@ -177,7 +177,8 @@ pub fn resolve(
     let mut used = BTreeSet::new();
 
     for parameter in wanted {
-        let own = names.find(&parameter.name, parameter.head);
+        let converted = parameter.piece.as_ref().is_some_and(|piece| piece.of == parameter.name);
+        let own = names.find(&parameter.name, parameter.head).filter(|_| !converted);
         let whole = || parameter.piece.as_ref().and_then(|piece| Some((names.find(&piece.of, parameter.head)?, piece)));
         if let (None, Some((whole, piece))) = (own, whole()) {
             used.insert(whole.name());

@@ -163,7 +163,7 @@ fn paged(Paged { heads, kv_heads, d, page, window, softcap, slopes, quantized }:
     for (s, (before, new, own)) in sequences.iter().enumerate() {
         for i in 0..*new {
             let (token, position) = (offsets[s] as usize + i, before + i);
-            for h in 0..heads {
+            for (h, slope) in slope.iter().enumerate() {
                 let kv = h / (heads / kv_heads);
                 let first = if window == 0 { 0 } else { (position + 1).saturating_sub(window) };
                 let mut weights = BTreeMap::new();
@@ -176,7 +176,7 @@ fn paged(Paged { heads, kv_heads, d, page, window, softcap, slopes, quantized }:
                         score = softcap * (score / softcap).tanh();
                     }
                     if slopes {
-                        score -= slope[h] * (position - key) as f64;
+                        score -= slope * (position - key) as f64;
                     }
                     weights.insert(place, score.exp());
                 }

@@ -72,6 +72,11 @@ impl<M: LanguageModel> Generator<M> {
         &self.pool
     }
 
+    /// The pages of the draft model's cache.
+    pub fn draft_pool(&self) -> Option<&PagePool> {
+        self.draft.as_ref().map(|draft| &draft.pool)
+    }
+
     /// Forgets what finished requests left in the cache.
     pub fn forget(&mut self) {
         self.pool.clear_kept();

@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
+use super::beams::Beams;
+use super::contrastive::Contrastive;
 use super::error::GenerationError;
+use super::groups::GroupBeams;
 use super::pages::{PagePool, Sequence};
 use super::request::{Cancel, Counts, Event, Generated, Output, RequestId};
 use super::rules::Rules;
@@ -125,7 +128,13 @@ impl Job {
         }
         let rules = &self.rules;
         self.search = Some(match rules.settings.mode {
-            _ => Box::new(Samples::new(sequence, !self.guided(), rules, pool)),
+            Mode::Tokens => Box::new(Samples::new(sequence, !self.guided(), rules, pool)),
+            Mode::Beams => Box::new(Beams::new(sequence, rules, pool)),
+            Mode::GroupBeams => Box::new(GroupBeams::new(sequence, rules, pool)),
+            Mode::Contrastive(alpha) => {
+                let hidden = std::mem::take(&mut self.hidden);
+                Box::new(Contrastive::new(sequence, alpha, hidden))
+            }
         });
     }
 
@@ -189,7 +198,8 @@ impl Job {
                 self.search.into_iter().for_each(|search| search.discard(context.pool));
                 return Err(error);
             }
-            _ => FinishReason::Cancelled,
+            Some(End::Over) => FinishReason::Length,
+            Some(End::Cancelled) | None => FinishReason::Cancelled,
         };
         let results = match self.search {
             Some(search) => search.finish(reason, &mut context),

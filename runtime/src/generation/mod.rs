@@ -1,9 +1,12 @@
 //! Text generation: from prompts and options to tokens, over any [`LanguageModel`]. Knows token ids; text only where a
 //! stop string asks for it. Must not know programs, artifacts or threads.
 
+mod beams;
+mod contrastive;
 mod draft;
 mod error;
 mod generator;
+mod groups;
 mod job;
 mod model;
 mod options;
@@ -19,6 +22,9 @@ mod settings;
 mod stopping;
 mod stream;
 mod warpers;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::GenerationError;
 pub use generator::{Generator, Limits};

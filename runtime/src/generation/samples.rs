@@ -145,10 +145,7 @@ impl Search for Samples {
             let take = sample.sequence.pending().len();
             let outputs = sample.guesses.len() + 1;
             feeds.push(Feed { sequence: &mut sample.sequence, take, guesses: &sample.guesses, outputs });
-            if let Some(sequence) = &mut sample.guide {
-                let take = sequence.pending().len();
-                feeds.push(Feed { sequence, take, guesses: &[], outputs: 1 });
-            }
+            feeds.extend(sample.guide.as_mut().map(Feed::last));
         }
         feeds
     }

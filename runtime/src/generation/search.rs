@@ -20,7 +20,13 @@ pub(super) struct Feed<'a> {
     pub outputs: usize,
 }
 
-impl Feed<'_> {
+impl<'a> Feed<'a> {
+    /// All that is pending of a sequence, for the logits after its last token.
+    pub fn last(sequence: &'a mut Sequence) -> Feed<'a> {
+        let take = sequence.pending().len();
+        Feed { sequence, take, guesses: &[], outputs: 1 }
+    }
+
     /// Tokens that the call writes.
     pub fn tokens(&self) -> usize {
         self.take + self.guesses.len()

@@ -123,7 +123,8 @@ impl Warpers {
     /// Removes the least probable candidates that together have at most `1 - top_p` (Holtzman et al.: "The curious case
     /// of neural text degeneration", 2019).
     fn top_p(&mut self, found: &mut Vec<Candidate>) {
-        found.sort_unstable_by(row::best_first);
+        // Of equal ones upstream removes the smaller id first.
+        found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(b.id.cmp(&a.id)));
         row::softmax(found, &mut self.probabilities);
         let mut sum = 0.0;
         let tail = self.probabilities.iter().rev().take_while(|p| {

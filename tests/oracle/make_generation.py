@@ -75,12 +75,12 @@ class Table(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module):
         pass
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, **kwargs):
         if past_key_values is not None and past_key_values.get_seq_length() > 0 and input_ids.shape[1] > 1:
             input_ids = input_ids[:, past_key_values.get_seq_length() :]
         return {"input_ids": input_ids, "past_key_values": past_key_values, "use_cache": True}
 
-    def forward(self, input_ids, past_key_values=None, output_hidden_states=False, **kwargs):
+    def forward(self, input_ids, past_key_values=None, attention_mask=None, output_hidden_states=False, **kwargs):
         past_key_values = DynamicCache() if past_key_values is None else past_key_values
         new = input_ids.shape[1]
         keys, _ = past_key_values.update(input_ids[:, None, :, None].float(), input_ids[:, None, :, None].float(), 0)

@@ -192,7 +192,7 @@ impl Settings {
         matches!(self.mode, Mode::Beams | Mode::GroupBeams)
     }
 
-    /// Whether the likeliest token of the plain logits is all that is asked for, or the processors must run.
+    /// Refuses values and combinations that cannot be. (GE-03)
     fn check(&self, given: &GenerationConfig) -> Result<(), GenerationError> {
         let wrong = |name: &str, problem: String| Err(GenerationError::option(name, problem));
         for name in ["max_new_tokens", "num_return_sequences", "num_beams", "num_beam_groups", "prefill_chunk_size"] {

@@ -61,7 +61,7 @@ impl Rope {
         let vector = |values: &[f64]| {
             let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
             match Literal::f32s(vec![values.len()], &values) {
-                Some(literal) => trace.constant(literal).cast(trace.dtype()),
+                Some(literal) => trace.constant(literal),
                 None => trace.misfit("rope", "frequencies".into()),
             }
         };
@@ -74,15 +74,16 @@ impl Rope {
                 both[0].concat(0, &both[1..]).gather(0, &is_long)
             }
             Frequencies::Dynamic { limit, factor, plain } => {
-                let over = (sequence.reaches() - *limit as f64).at_least(0.0).cast(trace.dtype());
+                let over = (sequence.reaches() - *limit as f64).at_least(0.0).cast(DType::F32);
                 let growth = (over * (factor / *limit as f64) + 1.0).log();
                 let last = plain.len().saturating_sub(1).max(1) as f64;
                 let exponents: Vec<f64> = (0..plain.len()).map(|i| -(i as f64) / last).collect();
                 vector(plain) * (column(&growth) * vector(&exponents)).exp()
             }
         };
-        let angle = column(&sequence.positions().cast(trace.dtype())) * frequencies;
-        let scaled = |x: Tensor| if self.scale == 1.0 { x } else { x * self.scale };
+        // Positions have more digits than 16-bit floats.
+        let angle = column(&sequence.positions().cast(DType::F32)) * frequencies;
+        let scaled = |x: Tensor| if self.scale == 1.0 { x } else { x * self.scale }.cast(trace.dtype());
         Angles { cos: scaled(angle.cos()), sin: scaled(angle.sin()), interleaved: self.interleaved }
     }
 }

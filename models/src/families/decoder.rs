@@ -242,14 +242,24 @@ impl Decoder {
     }
 }
 
+/// Most heads, and features of a head: tables of this size are made while tracing. Published models have at most 512.
+const MAX_HEAD: usize = 1 << 16;
+
 /// The width of a head: `head_dim`, or what the heads share.
 pub(super) fn head_width(m: &Model<'_>) -> Result<usize, FamilyError> {
     let (width, heads) = (m.hidden()?, m.config.positive("num_attention_heads")?);
-    match m.config.optional_size("head_dim")? {
-        Some(_) => Ok(m.config.positive("head_dim")?),
-        None if width % heads == 0 => Ok(width / heads),
-        None => Err(m.bad_field("num_attention_heads", &format!("a divisor of hidden_size {width}"), heads)),
+    let (field, head) = match m.config.optional_size("head_dim")? {
+        Some(_) => ("head_dim", m.config.positive("head_dim")?),
+        None if width % heads == 0 => ("num_attention_heads", width / heads),
+        None => {
+            return Err(m.bad_field("num_attention_heads", &format!("a divisor of hidden_size {width}"), heads));
+        }
+    };
+    if heads.max(head) > MAX_HEAD {
+        let expected = format!("at most {MAX_HEAD} heads of at most {MAX_HEAD} features");
+        return Err(m.bad_field(field, &expected, format!("{heads} of {head}")));
     }
+    Ok(head)
 }
 
 /// Vocabulary logits.

@@ -337,6 +337,11 @@ fn fields_that_do_not_fit_are_named() {
             r#""model_type": "smollm3", "num_hidden_layers": 2, "no_rope_layers": [1]"#.into(),
             "field `no_rope_layers`: expected 2 items",
         ),
+        (
+            r#""model_type": "falcon", "alibi": true, "hidden_size": 1000000, "num_attention_heads": 1000000"#.into(),
+            "field `num_attention_heads`: expected at most 65536 heads",
+        ),
+        (r#""model_type": "llama", "head_dim": 1000000000"#.into(), "field `head_dim`: expected at most 65536 heads"),
         (r#""model_type": "gpt2", "add_cross_attention": true"#.into(), "field `add_cross_attention`: expected false"),
     ];
     for (fields, expected) in cases {
@@ -350,6 +355,35 @@ fn fields_that_do_not_fit_are_named() {
     let layout = Layout::Paged(CacheType::F32);
     let error = trace(&bert, Head::Base, &Options { layout, ..Options::default() }).unwrap_err().to_string();
     assert!(error.contains("the paged layout is for causal attention"), "{error}");
+}
+
+/// CFG-05, CFG-22: layers with and without a window.
+#[test]
+fn windows_of_layers() {
+    let windows = |fields: &str| {
+        let fields = format!(
+            r#"{fields}, "sliding_window": 9, "hidden_size": 8, "num_attention_heads": 2, "head_dim": 4,
+            "num_key_value_heads": 1, "num_hidden_layers": 4"#
+        );
+        let program = paged(&config(&fields)).unwrap().program;
+        let nodes: Vec<_> = program.entries[ENTRY].petgraph().node_weights().collect();
+        let window = |i: usize| {
+            let path = format!("model.layers.{i}.self_attn");
+            nodes.iter().find_map(|node| match node.op {
+                Op::PagedAttention { window, .. } if *node.path == *path => Some(window),
+                _ => None,
+            })
+        };
+        [0, 1, 2, 3].map(|i| window(i).unwrap())
+    };
+    assert_eq!(windows(r#""model_type": "mistral""#), [9; 4]);
+    let some = r#""layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]"#;
+    assert_eq!(windows(&format!(r#""model_type": "mistral", {some}"#)), [0, 9, 9, 0]);
+    assert_eq!(windows(r#""model_type": "qwen2""#), [0; 4]);
+    let qwen = r#""model_type": "qwen3", "use_sliding_window": true, "max_window_layers": 2"#;
+    assert_eq!(windows(qwen), [0, 0, 9, 9]);
+    assert_eq!(windows(r#""model_type": "gemma2""#), [9, 0, 9, 0]);
+    assert_eq!(windows(r#""model_type": "gemma3_text", "sliding_window_pattern": 3"#), [9, 9, 0, 9]);
 }
 
 /// What callers of a decoder's program rely on.

@@ -16,7 +16,9 @@ pub(super) const MISTRAL: Family = Family {
     body: |m, s| {
         let mut mistral = Decoder::llama(m)?;
         mistral.biases = [false; 3];
-        mistral.set_windows(m.window()?, |_| true);
+        // Ministral's files call it the same and tell which layers have the window. CFG-05
+        let near = m.layer_types(mistral.layers.len(), |_| true)?;
+        mistral.set_windows(m.window()?, |i| near[i]);
         mistral.body(m, s)
     },
     pooler: None,

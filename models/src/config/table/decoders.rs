@@ -47,6 +47,7 @@ pub(super) const MISTRAL: ModelType = ModelType {
         token("num_key_value_heads", 8),
         int("max_position_embeddings", 131072),
         token("sliding_window", 4096),
+        absent("layer_types", Kind::TextList),
     ],
     shared: LLAMA_LINE,
     aliases: &[],

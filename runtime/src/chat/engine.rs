@@ -4,11 +4,13 @@ use std::cell::Cell;
 use std::fmt;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, from_args};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs};
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value,
+};
 use minijinja_contrib::globals::{cycler, joiner};
 
-use super::{Clock, json, methods, tags};
+use super::{Clock, json, methods, print, tags};
 
 /// What a template said with `raise_exception`.
 #[derive(Debug)]
@@ -41,9 +43,15 @@ pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_undefined_behavior(UndefinedBehavior::Lenient);
+    env.set_formatter(print_value);
     env.set_unknown_method_callback(methods::call);
     env.add_filter("tojson", json::tojson);
-    env.remove_filter("urlencode");
+    env.add_filter("join", print::join);
+    env.add_filter("string", |state: &State<'_, '_>, value: &Value| print::text(state, value));
+    // What is not Jinja's, and multiplies values or tells of the engine.
+    for filter in ["zip", "chain", "urlencode", "pprint"] {
+        env.remove_filter(filter);
+    }
     env.remove_global("debug");
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raised").with_source(Raised(message)))
@@ -69,16 +77,22 @@ fn generation(state: &mut State<'_, '_>, kwargs: Kwargs) -> Result<Value, Error>
 }
 
 /// `namespace(...)`, whose attributes may not begin with an underscore, as upstream.
-fn namespace(state: &mut State<'_, '_>, args: Rest<Value>) -> Result<Value, Error> {
-    for given in args.iter() {
-        for key in given.try_iter()? {
-            if key.as_str().is_some_and(|name| name.starts_with('_')) {
-                let problem = format!("a namespace may not have the attribute {key}, which begins with an underscore");
-                return Err(Error::new(ErrorKind::InvalidOperation, problem));
-            }
+fn namespace(attributes: Option<ValueOrKwargs>) -> Result<Value, Error> {
+    let names = attributes.iter().filter(|given| given.kind() == ValueKind::Map);
+    for name in names.map(|given| given.try_iter()).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+        if name.as_str().is_some_and(|name| name.starts_with('_')) {
+            let problem = format!("a namespace may not have the attribute {name}, which begins with an underscore");
+            return Err(Error::new(ErrorKind::InvalidOperation, problem));
         }
     }
-    let _ = state;
-    let (defaults,) = from_args(&args)?;
-    minijinja::functions::namespace(defaults)
+    minijinja::functions::namespace(attributes)
+}
+
+/// Prints a value.
+fn print_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match value.as_str() {
+        Some(text) => out.write_str(text),
+        None => out.write_str(&print::text(state, value)?),
+    }
+    .map_err(Error::from)
 }

@@ -1,16 +1,18 @@
 //! JSON text as Python's `json.dumps` writes it, which is what `tojson` means in chat templates. (CT-03)
 
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
-
-/// Longest text that is written: shared values may be exponentially larger as text than in memory.
-const MAX_BYTES: usize = 16 << 20;
+use minijinja::{Error, ErrorKind, State, Value};
 
 /// Deepest nesting that is written, as Python's recursion limit.
 const MAX_DEPTH: usize = 900;
 
 /// The filter `tojson(indent=None, ensure_ascii=False, separators=None, sort_keys=False)`.
-pub(super) fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+pub(super) fn tojson(
+    state: &State<'_, '_>,
+    value: &Value,
+    indent: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
         None => kwargs.get("indent")?,
@@ -31,6 +33,7 @@ pub(super) fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Re
         Some(_) => return Err(invalid("separators must be two texts")),
     };
     let mut writer = Writer {
+        state,
         out: String::new(),
         indent,
         item,
@@ -48,7 +51,9 @@ fn invalid(problem: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, problem.into())
 }
 
-struct Writer {
+struct Writer<'a> {
+    /// Pays for the work: shared values may be exponentially larger as text than in memory.
+    state: &'a State<'a, 'a>,
     out: String,
     indent: Option<String>,
     item: String,
@@ -58,11 +63,9 @@ struct Writer {
     depth: usize,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn value(&mut self, value: &Value) -> Result<(), Error> {
-        if self.out.len() > MAX_BYTES {
-            return Err(Error::from(ErrorKind::OutOfFuel));
-        }
+        self.state.consume_fuel(1 + value.as_str().map_or(0, str::len) as u64 / 64)?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -179,7 +182,7 @@ fn number(value: &Value) -> String {
 }
 
 /// The shortest digits that read back as `x`; an exponent below 1e-4 and from 1e16 on.
-fn float(x: f64) -> String {
+pub(super) fn float(x: f64) -> String {
     if x.is_nan() {
         return "NaN".into();
     }

@@ -1,7 +1,7 @@
 //! The methods of Python's texts, lists and dictionaries that templates call: what `minijinja-contrib` lacks, or does
 //! without bounds, and the rest from there. Methods that change a value are refused, as in Jinja's sandbox. (CT-02)
 
-use minijinja::value::{ValueKind, from_args};
+use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
@@ -81,11 +81,11 @@ fn text(state: &State<'_, '_>, s: &str, method: &str, args: &[Value]) -> Result<
                 return Err(invalid("empty separator"));
             }
             let cut = if method == "partition" { s.split_once(separator) } else { s.rsplit_once(separator) };
-            texts(match (cut, method) {
-                (Some((before, after)), _) => vec![before, separator, after],
-                (None, "partition") => vec![s, "", ""],
-                (None, _) => vec!["", "", s],
-            })
+            Value::from(Tuple::from(match (cut, method) {
+                (Some((before, after)), _) => [before, separator, after].map(Value::from),
+                (None, "partition") => [s, "", ""].map(Value::from),
+                (None, _) => ["", "", s].map(Value::from),
+            }))
         }
         "split" | "rsplit" => {
             let (separator, most): (Option<&str>, Option<i64>) = match args.last().filter(|last| last.is_kwargs()) {
@@ -132,6 +132,15 @@ fn text(state: &State<'_, '_>, s: &str, method: &str, args: &[Value]) -> Result<
         "casefold" => {
             let () = from_args(args)?;
             Value::from(s.to_lowercase())
+        }
+        "title" => {
+            let () = from_args(args)?;
+            let (mut out, mut inside) = (String::with_capacity(s.len()), false);
+            for c in s.chars() {
+                if inside { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
+                inside = c.is_alphabetic();
+            }
+            Value::from(out)
         }
         "swapcase" => {
             let () = from_args(args)?;

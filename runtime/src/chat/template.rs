@@ -12,13 +12,13 @@ use super::{ChatError, Clock, engine, tags};
 const MAX_SOURCE: usize = 1 << 20;
 
 /// Steps (an instruction, or 64 bytes written) that any template gets; a hundred times what the longest in use take.
-const STEPS: u64 = 400_000;
+const STEPS: u64 = 100_000;
 
 /// Further steps for each byte of the conversation.
-const STEPS_PER_BYTE: u64 = 4;
+const STEPS_PER_BYTE: u64 = 8;
 
 /// Stack of the thread that renders: dropping or printing a value as deep as the steps allow fits.
-const STACK: usize = 512 << 20;
+const STACK: usize = 256 << 20;
 
 /// Put after the message that is to be continued, and found again in the text.
 const CONTINUE: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
@@ -231,11 +231,15 @@ fn normalized(message: &Value) -> Result<Map<String, Value>, ChatError> {
         let problem = format!("a message is an object with \"role\" and \"content\", found {message}");
         return Err(ChatError::Conversation(problem));
     };
-    let mut fields: Map<String, Value> =
-        fields.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
-    if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
-        fields.entry("thinking").or_insert_with(|| reasoning.clone());
-        fields.insert(REASONING[0].into(), reasoning);
+    let given = || fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone()));
+    let mut fields = Map::new();
+    // The order is upstream's: some templates print it.
+    if let Some(reasoning) = REASONING.iter().find_map(|name| message.get(*name).filter(|v| !v.is_null())) {
+        fields.insert("thinking".into(), reasoning.clone());
+        fields.extend(given());
+        fields.insert(REASONING[0].into(), reasoning.clone());
+    } else {
+        fields.extend(given());
     }
     Ok(fields)
 }

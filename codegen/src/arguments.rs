@@ -13,7 +13,7 @@ const DEPTH: usize = 64;
 /// The arguments of an entry point.
 ///
 /// # Errors
-/// When a size is neither a constant nor a symbol plus one.
+/// When a size is neither a constant nor a symbol and a constant.
 pub fn arguments(program: &Program, name: &str, graph: &Graph) -> Result<Vec<ArgEntry>, CodegenError> {
     let mut entries = Vec::new();
     for (index, node) in graph.args().into_iter().enumerate() {
@@ -21,14 +21,10 @@ pub fn arguments(program: &Program, name: &str, graph: &Graph) -> Result<Vec<Arg
         let size = |d: &Dim| {
             arg_size(program, d).ok_or_else(|| CodegenError::Plan {
                 graph: name.into(),
-                problem: format!("argument `{arg}` is {ty}: `{d}` is neither a constant nor a symbol plus one"),
+                problem: format!("argument `{arg}` is {ty}: `{d}` is neither a constant nor a symbol and a constant"),
             })
         };
-        let tokens = offsets_of(program, graph, index, 0);
-        let offsets_of = tokens.as_ref().and_then(|d| match arg_size(program, d) {
-            Some(ArgSize::Symbol { symbol, offset: 0 }) => Some(symbol),
-            _ => None,
-        });
+        let offsets_of = offsets_of(program, graph, index, 0).map(|tokens| size(&tokens)).transpose()?;
         let shape = ty.shape.iter().map(size).collect::<Result<_, _>>()?;
         entries.push(ArgEntry { name: arg.clone(), dtype: ty.dtype, shape, offsets_of });
     }

@@ -4,15 +4,12 @@
 
 mod support;
 
-#[path = "support/decoder.rs"]
-mod decoder;
-
-use decoder::{Call, Decoder, Form, LAYERS, Reference, Sequences, VOCABULARY, run};
 use lith_frontend::CacheType;
 use lith_ir::testing::Rng;
 use lith_passes::quantize::SCHEMES;
 use lith_runtime::cache::PagePool;
 use lith_runtime::program::{CallError, Program};
+use support::decoder::{Call, Decoder, Form, LAYERS, Reference, Sequences, VOCABULARY, run};
 use support::planned;
 
 const PAGES: usize = 9;

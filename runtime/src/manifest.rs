@@ -9,7 +9,7 @@ use lith_ir::quant::Scheme;
 use crate::artifact::format::FormatError;
 
 /// A size in the shape of an argument.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ArgSize {
     /// Always this.
@@ -32,10 +32,10 @@ pub struct ArgEntry {
     pub dtype: DType,
     /// Shape.
     pub shape: Vec<ArgSize>,
-    /// For the offsets of packed sequences: the index of the symbol that counts the tokens. The values are then checked
-    /// to ascend from 0 to it before the code, which relies on that, runs.
+    /// For the offsets of packed sequences: the number of tokens. The values are then checked to ascend from 0 to it
+    /// before the code, which relies on that, runs.
     #[serde(default)]
-    pub offsets_of: Option<usize>,
+    pub offsets_of: Option<ArgSize>,
 }
 
 /// A result of an entry point.
@@ -210,20 +210,19 @@ impl Manifest {
             if let Some(i) = result_sizes.chain([&e.arena]).find(|&&i| i >= self.dims) {
                 return fail(format!("entry `{}`: size {i} of {} sizes", e.name, self.dims));
             }
-            let symbols = e.args.iter().flat_map(|a| &a.shape).filter_map(|s| match s {
+            let mut symbols = e.args.iter().flat_map(|a| a.shape.iter().chain(&a.offsets_of)).filter_map(|s| match s {
                 ArgSize::Symbol { symbol, .. } => Some(*symbol),
                 ArgSize::Constant(_) => None,
             });
-            if let Some(i) =
-                symbols.chain(e.args.iter().filter_map(|a| a.offsets_of)).find(|&i| i >= self.symbols.len())
-            {
+            if let Some(i) = symbols.find(|&i| i >= self.symbols.len()) {
                 return fail(format!("entry `{}`: symbol {i} of {}", e.name, self.symbols.len()));
             }
             for s in &e.sequences {
                 let fits = |arg: usize, rank: usize| {
                     e.args.get(arg).is_some_and(|a| a.dtype == DType::I32 && a.shape.len() == rank)
                 };
-                if !(fits(s.offsets, 1) && fits(s.past, 1) && fits(s.pages, 2)) || self.cache.is_none() {
+                let checked = e.args.get(s.offsets).is_some_and(|a| a.offsets_of.is_some());
+                if !(checked && fits(s.offsets, 1) && fits(s.past, 1) && fits(s.pages, 2)) || self.cache.is_none() {
                     return fail(format!("entry `{}`: sequences in the cache by {s:?}", e.name));
                 }
             }

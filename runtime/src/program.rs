@@ -443,7 +443,11 @@ fn bind(manifest: &Manifest, entry: &EntryPoint, views: &[View<'_>]) -> Result<V
 /// Compiled code relies on offsets that ascend from 0 to the count of tokens.
 fn check_offsets(entry: &EntryPoint, views: &[View<'_>], symbols: &[i64]) -> Result<(), String> {
     for (arg, view) in entry.args.iter().zip(views) {
-        let Some(tokens) = arg.offsets_of else { continue };
+        let tokens = match arg.offsets_of {
+            None => continue,
+            Some(ArgSize::Constant(n)) => i64::try_from(n).unwrap_or(i64::MAX),
+            Some(ArgSize::Symbol { symbol, offset }) => symbols[symbol].saturating_add(offset),
+        };
         let values = view.bytes.chunks_exact(4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
         let mut before = 0;
         for (i, v) in values.enumerate() {
@@ -452,8 +456,8 @@ fn check_offsets(entry: &EntryPoint, views: &[View<'_>], symbols: &[i64]) -> Res
             }
             before = v;
         }
-        if i64::from(before) != symbols[tokens] {
-            return Err(format!("argument `{}` ends at {before}, expected {} tokens", arg.name, symbols[tokens]));
+        if i64::from(before) != tokens {
+            return Err(format!("argument `{}` ends at {before}, expected {tokens} tokens", arg.name));
         }
     }
     Ok(())

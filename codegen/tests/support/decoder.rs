@@ -211,7 +211,7 @@ pub fn run(program: &Program, pool: &mut PagePool, call: &Call) -> Vec<f32> {
 /// The interpreter with its states.
 pub struct Reference<'a> {
     decoder: &'a Decoder,
-    interpreter: Interpreter<'a>,
+    interpreter: Interpreter,
     states: BTreeMap<String, Tensor>,
 }
 

@@ -1,6 +1,8 @@
 //! Compiles test cases through the passes, loads the artifact and runs it.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod decoder;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

@@ -1,9 +1,13 @@
 //! The kernels against f64 references, against each other on every instruction set of this CPU, and against
 //! themselves in other batches and on other numbers of threads.
 
+mod append;
 mod attention;
 mod dot;
 mod gemm;
+mod paged;
+mod quant;
+mod rope;
 mod vmath;
 
 /// Deterministic values: a small generator is enough to place every operand (splitmix64).

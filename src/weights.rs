@@ -94,10 +94,11 @@ impl GgufWeights {
     pub fn resolve(gguf: Gguf, wanted: &[Wanted], strict: bool) -> Result<GgufWeights> {
         let (mut origins, mut problems) = (BTreeMap::new(), Vec::new());
         for parameter in wanted {
-            let whole = std::iter::once(&parameter.name).chain(&parameter.tied_to);
-            let whole = whole.map(|name| (name, None));
             let piece = parameter.piece.iter().map(|piece| (&piece.of, Some(piece)));
-            let found = whole.chain(piece).find_map(|(name, piece)| Some((name, gguf.tensor(name)?, piece)));
+            // A matrix that is only stored the other way round has one name for both forms.
+            let turned = piece.clone().filter(|(of, _)| **of == parameter.name);
+            let whole = std::iter::once(&parameter.name).chain(&parameter.tied_to).map(|name| (name, None));
+            let found = turned.chain(whole).chain(piece).find_map(|(name, piece)| Some((name, gguf.tensor(name)?, piece)));
             let Some((name, tensor, piece)) = found else {
                 problems.push(format!("{}: missing", parameter.name));
                 continue;

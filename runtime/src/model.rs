@@ -218,6 +218,26 @@ impl LanguageModel for CompiledLanguageModel {
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Tensor, ForwardError> {
+        Ok(self.results(batch)?.0)
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) {
+        self.pool.copy_page(from, to);
+    }
+
+    fn hidden_size(&self) -> Option<usize> {
+        Some(self.info.hidden_size)
+    }
+
+    fn forward_hidden(&mut self, batch: &Batch) -> Result<(Tensor, Tensor), ForwardError> {
+        let (logits, hidden) = self.results(batch)?;
+        Ok((logits, hidden.ok_or(ForwardError::Unsupported("hidden states"))?))
+    }
+}
+
+impl CompiledLanguageModel {
+    /// Logits, and the hidden states they are made of.
+    fn results(&mut self, batch: &Batch) -> Result<(Tensor, Option<Tensor>), ForwardError> {
         let (tokens, bounds, sequences) = ([batch.ids.len()], [batch.offsets.len()], [batch.past.len()]);
         let (table, outputs) = ([batch.past.len(), batch.table], [batch.outputs.len()]);
         let args = [
@@ -231,11 +251,9 @@ impl LanguageModel for CompiledLanguageModel {
             CallError::Memory { .. } => ForwardError::Memory(e.to_string()),
             other => ForwardError::Batch(other.to_string()),
         })?;
-        results.into_iter().next().ok_or_else(|| ForwardError::Batch(format!("`{ENTRY}` has no result")))
-    }
-
-    fn copy_page(&mut self, from: u32, to: u32) {
-        self.pool.copy_page(from, to);
+        let mut results = results.into_iter();
+        let logits = results.next().ok_or_else(|| ForwardError::Batch(format!("`{ENTRY}` has no result")))?;
+        Ok((logits, results.next()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the whole-system tests share: fixtures, compiling them, comparing results.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod language;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

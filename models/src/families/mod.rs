@@ -189,7 +189,7 @@ pub struct Part {
 pub struct Traced {
     /// The program, with the one entry point [`ENTRY`]. Its results are the members of Transformers' output class:
     /// of [`Head::Base`] `last_hidden_state` and maybe `pooler_output`, of question answering `start_logits` and
-    /// `end_logits`, of other heads `logits`; of a sentence-transformers stack `sentence_embedding`.
+    /// `end_logits`, of other heads `logits`; in the paged layout also `hidden_states`, what the logits are made of; of a sentence-transformers stack `sentence_embedding`.
     pub program: Program,
     /// Where its parameters come from.
     pub parts: Vec<Part>,
@@ -222,7 +222,12 @@ pub fn trace(config: &Config, head: Head, options: &Options) -> Result<Traced, F
         }
         Some(build) => {
             let hidden = root.at(family.rules.base_prefix, |s| (family.body)(&model, s))?;
-            build(&model, &root, &hidden)?
+            let mut outputs = build(&model, &root, &hidden)?;
+            // Searches that compare tokens by what the model makes of them want it; it is there anyway.
+            if matches!(options.layout, Layout::Paged(_)) {
+                outputs.push(("hidden_states", hidden));
+            }
+            outputs
         }
     };
     model.finish(head, outputs)

@@ -68,7 +68,7 @@ impl<'a> Execution<'a> {
                     Place::Result(i) => results[*i] = Some(tensor),
                     Place::State(name) => drop(self.states.insert(name.clone(), tensor)),
                     // Changed in place: what lies there is the new value.
-                    Place::Alias(of) => self.write_through(graph, plan, args, *of, tensor),
+                    Place::Alias(of) => self.write_through(plan, args, *of, tensor),
                     other => panic!("a kernel stores to {other:?}"),
                 }
             }
@@ -78,11 +78,11 @@ impl<'a> Execution<'a> {
     }
 
     /// Replaces the bytes that an alias of `value` would be.
-    fn write_through(&mut self, graph: &Graph, plan: &GraphPlan, args: &mut [Tensor], value: Value, tensor: Tensor) {
+    fn write_through(&mut self, plan: &GraphPlan, args: &mut [Tensor], value: Value, tensor: Tensor) {
         match &plan.places[&value] {
             Place::State(name) => drop(self.states.insert(name.clone(), tensor)),
             Place::Arg(i) => args[*i] = tensor,
-            Place::Alias(of) => self.write_through(graph, plan, args, *of, tensor),
+            Place::Alias(of) => self.write_through(plan, args, *of, tensor),
             other => panic!("{other:?} is changed in place"),
         }
     }

@@ -164,7 +164,7 @@ impl QuantMatrix {
             ("sub-minima", if is_super && s.mins { s.groups(cols) } else { 0 }, self.sub_mins.len()),
         ];
         for (what, each, found) in parts {
-            let expected = rows.checked_mul(each).unwrap_or(usize::MAX);
+            let expected = rows.saturating_mul(each);
             if expected != found {
                 return Err(QuantError { what, rows, cols, expected, found });
             }

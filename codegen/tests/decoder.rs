@@ -32,8 +32,9 @@ fn calls() -> Vec<Call> {
     steps.iter().map(|new| s.call(new)).collect()
 }
 
-/// Greatest distance from the interpreter over all calls, relative to the greatest logit.
-fn distance(form: &Form) -> f64 {
+/// For each row of logits of all calls its greatest distance from the interpreter, relative to the greatest logit of the
+/// call; ascending.
+fn distances(form: &Form) -> Vec<f64> {
     let decoder = Decoder::new(form);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("decoder.lith");
@@ -41,18 +42,24 @@ fn distance(form: &Form) -> f64 {
     let program = Program::open(&path, 2).unwrap();
     let mut pool = program.page_pool(PAGES).unwrap();
     let mut reference = Reference::new(&decoder, PAGES);
-    let mut worst = 0f64;
+    let mut distances = Vec::new();
     for call in calls() {
         let (found, expected) = (run(&program, &mut pool, &call), reference.run(&call));
         assert_eq!(found.len(), expected.len());
         let scale = expected.iter().fold(0f64, |a, v| a.max(v.abs()));
         assert!(scale > 0.1 && scale.is_finite(), "{form:?}: {scale}");
-        for (f, e) in found.iter().zip(expected) {
-            assert!(f.is_finite(), "{form:?}");
-            worst = worst.max((f64::from(*f) - e).abs() / scale);
+        assert!(found.iter().all(|f| f.is_finite()), "{form:?}");
+        for (found, expected) in found.chunks(VOCABULARY).zip(expected.chunks(VOCABULARY)) {
+            let gap = |(f, e): (&f32, &f64)| (f64::from(*f) - e).abs() / scale;
+            distances.push(found.iter().zip(expected).map(gap).fold(0.0, f64::max));
         }
     }
-    worst
+    distances.sort_by(f64::total_cmp);
+    distances
+}
+
+fn distance(form: &Form) -> f64 {
+    distances(form).last().copied().unwrap_or(0.0)
 }
 
 #[test]
@@ -98,9 +105,10 @@ fn eight_bit_activations_agree_with_the_interpreter() {
     let schemes: Vec<_> = SCHEMES.iter().map(|(_, scheme)| *scheme).collect();
     for schemes in [vec![schemes[1]], vec![schemes[2]], schemes, Vec::new()] {
         let form = Form { schemes, activations: true, ..Form::default() };
-        // An activation at the border of two codes may get the other one, and all later layers differ by that.
-        let found = distance(&form);
-        assert!(found <= 1e-2, "{form:?}: {found:e}");
+        // An activation at the border of two codes may get the other one, and what comes of it differs by that.
+        let found = distances(&form);
+        let (median, worst) = (found[found.len() / 2], found[found.len() - 1]);
+        assert!(median <= 1e-5 && worst <= 5e-2, "{form:?}: {median:e} {worst:e}");
     }
 }
 

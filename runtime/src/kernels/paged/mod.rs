@@ -14,6 +14,8 @@
 mod block;
 mod plan;
 
+use std::marker::PhantomData;
+
 use half::{bf16, f16};
 use lith_ir::plan::PAGE_TOKENS;
 
@@ -104,74 +106,77 @@ pub(crate) unsafe fn paged_on(isa: Isa, args: &PagedArgs, thread: usize, threads
     if args.sequences <= 0 || args.head_dim <= 0 || args.kv_heads <= 0 {
         return;
     }
-    macro_rules! run {
-        ($e:ty) => {
-            isa.run(Paged::<$e> { args, thread, threads, element: std::marker::PhantomData })
-        };
-    }
-    const F32: i64 = CacheType::F32 as i64;
-    const BF16: i64 = CacheType::Bf16 as i64;
-    const F16: i64 = CacheType::F16 as i64;
-    const I8: i64 = CacheType::I8 as i64;
-    match args.dtype {
-        F32 => run!(f32),
-        BF16 => run!(bf16),
-        F16 => run!(f16),
-        I8 => run!(i8),
-        other => unreachable!("a cache of type {other}"),
-    }
+    // SAFETY: the arrays of the sequences have as many values as there are sequences, one more for `offsets`.
+    let plan = unsafe { Plan::new(args, threads) };
+    let sizes = Sizes::new(args);
+    let shared = match plan.shared_floats(&sizes) {
+        0 => std::ptr::null_mut(),
+        // SAFETY: only several threads share tasks, and they have a scratch.
+        floats => unsafe { &*args.scratch }.reserve(floats),
+    };
+    let rows = plan.most_rows();
+    let values = if sizes.width == sizes.dim { 0 } else { KEY_BLOCK * sizes.width };
+    let q = (rows * sizes.dim).next_multiple_of(LANES);
+    let lengths = [q, SCORE_ROWS * KEY_BLOCK, values, sizes.tile(SCORE_ROWS), sizes.state(rows)];
+    with_scratch(lengths.iter().sum(), |scratch| {
+        let (q, scratch) = scratch.split_at_mut(lengths[0]);
+        let (scores, scratch) = scratch.split_at_mut(lengths[1]);
+        let (values, scratch) = scratch.split_at_mut(lengths[2]);
+        let (result, state) = scratch.split_at_mut(lengths[3]);
+        let buffers = Buffers { q, scores, values, result };
+        let paged = Paged { args, plan: &plan, sizes: &sizes, thread, shared, state, buffers };
+        const F32: i64 = CacheType::F32 as i64;
+        const BF16: i64 = CacheType::Bf16 as i64;
+        const F16: i64 = CacheType::F16 as i64;
+        const I8: i64 = CacheType::I8 as i64;
+        match args.dtype {
+            F32 => isa.run(Of::<f32>(paged, PhantomData)),
+            BF16 => isa.run(Of::<bf16>(paged, PhantomData)),
+            F16 => isa.run(Of::<f16>(paged, PhantomData)),
+            I8 => isa.run(Of::<i8>(paged, PhantomData)),
+            other => unreachable!("a cache of type {other}"),
+        }
+    });
 }
 
-struct Paged<'a, E> {
+/// The part of a thread.
+struct Paged<'a> {
     args: &'a PagedArgs,
+    plan: &'a Plan<'a>,
+    sizes: &'a Sizes,
     thread: usize,
-    threads: usize,
-    element: std::marker::PhantomData<E>,
+    /// Memory shared by all threads, for the tasks that are split; null if none is.
+    shared: *mut f32,
+    /// The result of a task that is not.
+    state: &'a mut [f32],
+    buffers: Buffers<'a>,
 }
 
-impl<E: Element> Kernel for Paged<'_, E> {
+/// [`Paged`] with a cache of elements `E`.
+struct Of<'a, E>(Paged<'a>, PhantomData<E>);
+
+impl<E: Element> Kernel for Of<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Paged { args, thread, threads, .. } = self;
-        // SAFETY: the arrays of the sequences have as many values as there are sequences, one more for `offsets`.
-        let plan = unsafe { Plan::new(args, threads) };
-        let sizes = Sizes::new(args);
-        let shared = plan.shared_floats(&sizes);
-        let shared_start = if shared == 0 {
-            std::ptr::null_mut()
-        } else {
-            // SAFETY: only several threads share tasks, and they have a scratch.
-            unsafe { &*args.scratch }.reserve(shared)
-        };
-        let rows = plan.most_rows();
-        let values = if sizes.width == sizes.dim { 0 } else { KEY_BLOCK * sizes.width };
-        let q = (rows * sizes.dim).next_multiple_of(LANES);
-        let lengths = [q, SCORE_ROWS * KEY_BLOCK, values, sizes.tile(SCORE_ROWS), sizes.state(rows)];
-        with_scratch(lengths.iter().sum(), |scratch| {
-            let (q, scratch) = scratch.split_at_mut(lengths[0]);
-            let (scores, scratch) = scratch.split_at_mut(lengths[1]);
-            let (values, scratch) = scratch.split_at_mut(lengths[2]);
-            let (result, state) = scratch.split_at_mut(lengths[3]);
-            let mut buffers = Buffers { q, scores, values, result };
-            let mut shared = shared_start;
-            for task in plan.tasks() {
-                let blocks = task.blocks(thread);
-                if !blocks.is_empty() {
-                    let state = if task.is_split() { shared } else { state.as_mut_ptr() };
-                    // SAFETY: the task is one of the operands' as the caller describes them. Its blocks are this thread's
-                    // alone, and so are their places in shared memory, which has room for all tasks that are split.
-                    unsafe {
-                        attend::<S, E>(s, args, &sizes, &task, blocks, state, &mut buffers);
-                        if !task.is_split() {
-                            finish(s, args, &sizes, &task.unit, state);
-                        }
+        let Paged { args, plan, sizes, thread, shared: shared_start, state, mut buffers } = self.0;
+        let mut shared = shared_start;
+        for task in plan.tasks() {
+            let blocks = task.blocks(thread);
+            if !blocks.is_empty() {
+                let state = if task.is_split() { shared } else { state.as_mut_ptr() };
+                // SAFETY: the task is one of the operands' as the caller describes them. Its blocks are this thread's
+                // alone, and so are their places in shared memory, which has room for all tasks that are split.
+                unsafe {
+                    attend::<S, E>(s, args, sizes, &task, blocks, state, &mut buffers);
+                    if !task.is_split() {
+                        finish(s, args, sizes, &task.unit, state);
                     }
                 }
-                shared = shared.wrapping_add(task.shared_floats(&sizes));
             }
-        });
+            shared = shared.wrapping_add(task.shared_floats(sizes));
+        }
         if shared_start.is_null() {
             return;
         }
@@ -182,11 +187,11 @@ impl<E: Element> Kernel for Paged<'_, E> {
             if task.is_split() && task.first_thread() == thread {
                 // SAFETY: all results of the task are there, and no other thread wants them.
                 unsafe {
-                    merge_rest(s, &sizes, &task, shared);
-                    finish(s, args, &sizes, &task.unit, shared);
+                    merge_rest(s, sizes, &task, shared);
+                    finish(s, args, sizes, &task.unit, shared);
                 }
             }
-            shared = shared.wrapping_add(task.shared_floats(&sizes));
+            shared = shared.wrapping_add(task.shared_floats(sizes));
         }
     }
 }

@@ -77,19 +77,19 @@ pub(crate) unsafe fn gemm_on(isa: Isa, args: &GemmArgs, thread: usize, threads: 
         Storage::Quantized(scheme) => {
             let layout = QuantLayout::of_packed(&scheme, header.k);
             if quantized && Integer::takes(&scheme) {
-                isa.run(Gemm { args, weight: Integer { panels, layout }, quantized: false, thread, threads });
+                run(isa, Gemm { args, weight: Integer { panels, layout }, quantized: false, thread, threads });
             } else {
-                isa.run(Gemm { args, weight: Dequantized { panels, layout }, quantized, thread, threads });
+                run(isa, Gemm { args, weight: Dequantized { panels, layout }, quantized, thread, threads });
             }
         }
         Storage::Float(DType::F32) => {
-            isa.run(Gemm { args, weight: Float(panels.cast::<f32>()), quantized, thread, threads });
+            run(isa, Gemm { args, weight: Float(panels.cast::<f32>()), quantized, thread, threads });
         }
         Storage::Float(DType::F16) => {
-            isa.run(Gemm { args, weight: Float(panels.cast::<f16>()), quantized, thread, threads });
+            run(isa, Gemm { args, weight: Float(panels.cast::<f16>()), quantized, thread, threads });
         }
         Storage::Float(_) => {
-            isa.run(Gemm { args, weight: Float(panels.cast::<bf16>()), quantized, thread, threads });
+            run(isa, Gemm { args, weight: Float(panels.cast::<bf16>()), quantized, thread, threads });
         }
     }
 }
@@ -146,7 +146,7 @@ pub(crate) trait Weight: Copy {
     /// # Safety
     /// See [`Weight`].
     unsafe fn stage<S: Simd>(&self, s: S, rows: &Rows, scratch: &mut [f32]);
-    /// Sets the columns of these panels, at `c`, `ldc`, for the rows that were staged: at most [`Simd::PANELS`] panels.
+    /// Sets the columns of these panels, at `c`, `ldc`, for the rows that were staged: at most [`BLOCK_PANELS`] panels.
     ///
     /// # Safety
     /// See [`Weight`]; `c` has sixteen columns for each panel.
@@ -181,10 +181,13 @@ fn grid(m: usize, panels: usize, costs: Costs, threads: usize) -> (usize, usize)
 /// Inputs summed before moving on: two panels of this depth and their rows of A fit a 48 KB first-level cache.
 pub(crate) const K_BLOCK: usize = 256;
 /// Panels of a block handed to the epilogue: enough columns to amortise the call, few enough to stay cached.
-const BLOCK_PANELS: usize = 4;
+pub(crate) const BLOCK_PANELS: usize = 4;
 /// Bytes of A that stay in the second-level cache while the panels pass by.
 const A_BYTES: usize = 512 << 10;
+/// Rows for which a panel is brought to the first-level cache, at least.
+const LEAST_ROWS: usize = 48;
 
+#[derive(Clone, Copy)]
 struct Gemm<'a, W> {
     args: &'a GemmArgs,
     weight: W,
@@ -194,61 +197,79 @@ struct Gemm<'a, W> {
     threads: usize,
 }
 
-impl<W: Weight> Kernel for Gemm<'_, W> {
+/// The part of a thread, and its working memory.
+struct Part<'a, W> {
+    gemm: Gemm<'a, W>,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    row_block: usize,
+    /// A row block as it is represented.
+    represented: &'a mut [f32],
+    /// Sixteen columns of a row block, for a last panel that is narrower in C.
+    narrow: &'a mut [f32],
+    /// The working memory of the weight.
+    own: &'a mut [f32],
+}
+
+fn run<W: Weight>(isa: Isa, gemm: Gemm<W>) {
+    let (m, n, k) = (gemm.args.m as usize, gemm.args.n as usize, gemm.args.k.max(0) as usize);
+    let panels = n.div_ceil(LANES);
+    let (by_rows, by_panels) = grid(m, panels, gemm.weight.costs(), gemm.threads);
+    if gemm.thread >= by_rows * by_panels {
+        return;
+    }
+    let rows = part(m, gemm.thread / by_panels, by_rows);
+    let panels = part(panels, gemm.thread % by_panels, by_panels);
+    let row_block = (A_BYTES / (4 * k.max(1))).clamp(LEAST_ROWS, 512);
+    let most = row_block.min(rows.len());
+    let represented = if gemm.quantized { (most * k).next_multiple_of(LANES) } else { 0 };
+    let narrow = if n.is_multiple_of(LANES) { 0 } else { most * LANES };
+    // Outside of the kernel, since in closures there are no vectors.
+    with_scratch(represented + narrow + gemm.weight.scratch(most), |scratch| {
+        let (represented, scratch) = scratch.split_at_mut(represented);
+        let (narrow, own) = scratch.split_at_mut(narrow);
+        isa.run(Part { gemm, rows, panels, row_block, represented, narrow, own });
+    });
+}
+
+impl<W: Weight> Kernel for Part<'_, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let args = self.args;
-        let (m, n, k) = (args.m as usize, args.n as usize, args.k.max(0) as usize);
-        let panels = n.div_ceil(LANES);
-        let (by_rows, by_panels) = grid(m, panels, self.weight.costs(), self.threads);
-        if self.thread >= by_rows * by_panels {
-            return;
-        }
-        let rows = part(m, self.thread / by_panels, by_rows);
-        let panels = part(panels, self.thread % by_panels, by_panels);
-        let row_block = (A_BYTES / (4 * k.max(1))).clamp(4 * S::ROWS, 512);
-        let most = row_block.min(rows.len());
-        // The rows as they are represented, the working memory of the weight, and a last panel narrower than in memory.
-        let represented = if self.quantized { (most * k).next_multiple_of(LANES) } else { 0 };
-        let narrow = if n.is_multiple_of(LANES) { 0 } else { most * LANES };
-        let own = self.weight.scratch(most);
-        with_scratch(represented + narrow + own, |scratch| {
-            let (represented, scratch) = scratch.split_at_mut(represented);
-            let (narrow, scratch) = scratch.split_at_mut(narrow);
-            for rows in pieces(rows, row_block) {
-                // SAFETY: rows and panels are in range, so the operands are as `GemmArgs` promises; no other thread has
-                // these rows of these panels.
-                unsafe {
-                    let mut view = Rows {
-                        a: args.a.add(rows.start * args.lda as usize),
-                        lda: args.lda as usize,
-                        c: args.c.add(rows.start * args.ldc as usize),
-                        ldc: args.ldc as usize,
-                        count: rows.len(),
-                        k,
-                    };
-                    if self.quantized {
-                        represent(&view, represented);
-                        (view.a, view.lda) = (represented.as_ptr(), k);
+        let Part { gemm: Gemm { args, weight, quantized, .. }, rows, panels, row_block, represented, narrow, own } =
+            self;
+        let (n, k) = (args.n as usize, args.k.max(0) as usize);
+        for rows in pieces(rows, row_block) {
+            // SAFETY: rows and panels are in range, so the operands are as `GemmArgs` promises; no other thread has these
+            // rows of these panels.
+            unsafe {
+                let mut view = Rows {
+                    a: args.a.add(rows.start * args.lda as usize),
+                    lda: args.lda as usize,
+                    c: args.c.add(rows.start * args.ldc as usize),
+                    ldc: args.ldc as usize,
+                    count: rows.len(),
+                    k,
+                };
+                if quantized {
+                    represent(&view, represented);
+                    (view.a, view.lda) = (represented.as_ptr(), k);
+                }
+                weight.stage(s, &view, own);
+                let mut panel = panels.start;
+                while panel < panels.end {
+                    let end = panels.end.min(panel + BLOCK_PANELS);
+                    block(s, &weight, &view, panel..end, n, narrow, own);
+                    if let Some(epilogue) = args.epilogue {
+                        let columns = panel * LANES..n.min(end * LANES);
+                        let [r0, r1, c0, c1] = [rows.start, rows.end, columns.start, columns.end].map(|i| i as i64);
+                        epilogue(args.env, r0, r1, c0, c1);
                     }
-                    self.weight.stage(s, &view, scratch);
-                    let mut panel = panels.start;
-                    while panel < panels.end {
-                        let end = panels.end.min(panel + BLOCK_PANELS);
-                        block(s, &self.weight, &view, panel..end, n, narrow, scratch);
-                        if let Some(epilogue) = args.epilogue {
-                            let columns = panel * LANES..n.min(end * LANES);
-                            let [r0, r1, c0, c1] =
-                                [rows.start, rows.end, columns.start, columns.end].map(|i| i as i64);
-                            epilogue(args.env, r0, r1, c0, c1);
-                        }
-                        panel = end;
-                    }
+                    panel = end;
                 }
             }
-        });
+        }
     }
 }
 
@@ -266,16 +287,11 @@ unsafe fn block<S: Simd, W: Weight>(
     narrow: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let full = panels.end.min(n / LANES);
-    let mut panel = panels.start;
-    while panel < full {
-        let group = panel..full.min(panel + S::PANELS);
-        panel = group.end;
+    let full = panels.start..panels.end.min(n / LANES);
+    let panel = full.end;
+    if !full.is_empty() {
         // SAFETY: the caller's promise; these panels are as wide in C.
-        unsafe {
-            let c = rows.c.add(group.start * LANES);
-            weight.multiply(s, rows, group, c, rows.ldc, scratch);
-        }
+        unsafe { weight.multiply(s, rows, full.clone(), rows.c.add(full.start * LANES), rows.ldc, scratch) };
     }
     if panel < panels.end {
         // SAFETY: the caller's promise; C has the columns that are copied.
@@ -316,19 +332,19 @@ impl<E: Element> Weight for Float<E> {
         ldc: usize,
         _: &mut [f32],
     ) {
-        for ks in k_pieces(rows.k) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let b = self.0.add((panels.start * rows.k + ks.start) * LANES);
-                tiles(s, rows, ks, b, rows.k * LANES, panels.len(), c, ldc);
+        // Where there is but one tile of rows, nothing of B is used twice, and memory is best read in one go.
+        let depth = if rows.count <= S::ROWS { rows.k.max(1) } else { K_BLOCK };
+        for group in pieces(0..panels.len(), S::PANELS) {
+            // One empty piece where k = 0, which zeroes C.
+            for ks in pieces(0..rows.k, depth).chain((rows.k == 0).then_some(0..0)) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let b = self.0.add(((panels.start + group.start) * rows.k + ks.start) * LANES);
+                    tiles(s, rows, ks, b, rows.k * LANES, group.len(), c.add(group.start * LANES), ldc);
+                }
             }
         }
     }
-}
-
-/// Equal pieces of `0..k`; one empty piece where k = 0, which zeroes C.
-fn k_pieces(k: usize) -> impl Iterator<Item = Range<usize>> {
-    pieces(0..k, K_BLOCK).chain((k == 0).then_some(0..0))
 }
 
 /// Adds the products of columns `ks` to C (sets C where they are the first), tile by tile: `b` has these columns of

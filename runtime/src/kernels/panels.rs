@@ -88,7 +88,7 @@ impl Header {
         let too_large = PackError::TooLarge { n: self.n, k: self.k };
         let panel = match self.storage {
             Storage::Float(dtype) => self.k.checked_mul(LANES * element_size(dtype)?).ok_or(too_large.clone())?,
-            Storage::Quantized(scheme) => QuantLayout::new(&scheme, self.k)?.panel,
+            Storage::Quantized(scheme) => QuantLayout::new(&scheme, self.n, self.k)?.panel,
         };
         panel.checked_mul(self.n.div_ceil(LANES)).filter(|len| isize::try_from(len + HEADER).is_ok()).ok_or(too_large)
     }
@@ -120,7 +120,8 @@ impl Header {
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4] = kind;
         bytes[5..11].copy_from_slice(&small);
-        for (word, value) in bytes[16..48].chunks_exact_mut(8).zip([self.n as u64, self.k as u64, group, super_groups]) {
+        for (word, value) in bytes[16..48].chunks_exact_mut(8).zip([self.n as u64, self.k as u64, group, super_groups])
+        {
             word.copy_from_slice(&value.to_le_bytes());
         }
         bytes
@@ -241,7 +242,7 @@ fn pack<const SIZE: usize>(rows: &[u8], k: usize, out: &mut [u8]) {
 /// packed, or `out` has another length.
 pub fn pack_quantized(matrix: &QuantMatrix, out: &mut [u8]) -> Result<(), PackError> {
     let header = Header { storage: Storage::Quantized(matrix.scheme), n: matrix.rows, k: matrix.cols };
-    let layout = QuantLayout::new(&matrix.scheme, matrix.cols)?;
+    let layout = QuantLayout::new(&matrix.scheme, matrix.rows, matrix.cols)?;
     matrix.check()?;
     layout.check(matrix)?;
     let panels = start(header, out)?;
@@ -313,7 +314,7 @@ impl<'a> Packed<'a> {
     /// Undoes [`pack_quantized`]. `None` for floats.
     pub fn quantized(&self) -> Option<QuantMatrix> {
         let Header { storage: Storage::Quantized(scheme), n, k } = self.header else { return None };
-        let layout = QuantLayout::new(&scheme, k).ok()?;
+        let layout = QuantLayout::new(&scheme, n, k).ok()?;
         let mut matrix = QuantMatrix {
             scheme,
             rows: n,

@@ -31,6 +31,11 @@ pub(crate) struct TileArgs<E> {
     pub accumulate: bool,
 }
 
+/// Up to so many rows memory sets the pace, and B is asked for ahead of its use.
+const FEW_ROWS: usize = 4;
+/// Bytes ahead.
+const AHEAD: usize = 2048;
+
 /// C = A·B (or C += A·B) for one tile.
 ///
 /// # Safety
@@ -49,6 +54,11 @@ pub(crate) unsafe fn tile<S: Simd, E: Element, const R: usize, const P: usize>(s
         }
         let mut b = t.b;
         for i in 0..t.k {
+            if R <= FEW_ROWS {
+                for p in 0..P {
+                    s.prefetch(b.add(p * t.b_panel).cast::<u8>().wrapping_add(AHEAD));
+                }
+            }
             let columns: [S::V; P] = std::array::from_fn(|p| E::load(s, b.add(p * t.b_panel)));
             for (r, row) in acc.iter_mut().enumerate() {
                 let x = s.splat(*t.a.add(r * t.lda + i));

@@ -1,6 +1,7 @@
 //! Vectors of 64 codes, the vocabulary of the quantized kernels: byte `4 o + c` belongs to output o of a panel, so that
 //! a vector of bytes, one of sixteen integers and one of sixteen floats are about the same outputs, lane by lane.
 
+use super::layout::BLOCK;
 use crate::kernels::simd::Portable;
 
 /// Operations on 64 bytes, or sixteen 32-bit integers, on one instruction set; integers are exact.
@@ -11,8 +12,10 @@ pub(crate) trait Bytes: Copy + 'static {
     type B: Copy;
     /// Sixteen `i32`.
     type I: Copy;
-    /// Rows of the largest tile of 8-bit activations.
+    /// Rows of the largest tile of 8-bit activations: a power of two, at most 8.
     const CODE_ROWS: usize;
+    /// Whether there are kernels that unpack codes on the way to a few rows.
+    const FUSED: bool;
     /// What [`Bytes::dot`] takes from codes of eight bits before it multiplies.
     const WIDE_OFFSET: i32;
     /// Whether [`Bytes::dot`] is quicker for codes of fewer bits.
@@ -40,13 +43,13 @@ pub(crate) trait Bytes: Copy + 'static {
     /// those are 8) with activations from -127 to 127; four columns to a vector of codes.
     ///
     /// # Safety
-    /// Each of `a` is readable for `4 N` bytes.
+    /// `a` is readable for `4 N` bytes from each multiple of 32 below `32 R` on, `start` for R integers.
     unsafe fn dot<const R: usize, const N: usize>(
         self,
         bits: u8,
         w: &[Self::B; N],
-        a: &[*const i8; R],
-        start: &[i32; R],
+        a: *const i8,
+        start: *const i32,
     ) -> [Self::I; R];
     fn to_float(self, i: Self::I) -> Self::V;
     /// Asks for the cache line at `p`, which need not exist.
@@ -58,6 +61,7 @@ impl Bytes for Portable {
     type B = [u8; 64];
     type I = [i32; 16];
     const CODE_ROWS: usize = 1;
+    const FUSED: bool = false;
     const WIDE_OFFSET: i32 = 0;
     const NARROW: bool = false;
 
@@ -101,14 +105,15 @@ impl Bytes for Portable {
         self,
         _: u8,
         w: &[[u8; 64]; N],
-        a: &[*const i8; R],
-        start: &[i32; R],
+        a: *const i8,
+        start: *const i32,
     ) -> [[i32; 16]; R] {
-        let mut sums = start.map(|start| [start; 16]);
-        for (row, sums) in a.iter().zip(&mut sums) {
+        // SAFETY: the caller's promise.
+        let mut sums = std::array::from_fn(|r| [unsafe { start.add(r).read() }; 16]);
+        for (r, sums) in sums.iter_mut().enumerate() {
             for (step, w) in w.iter().enumerate() {
                 // SAFETY: the caller's promise.
-                let a = unsafe { row.add(4 * step).cast::<[i8; 4]>().read_unaligned() };
+                let a = unsafe { a.add(BLOCK * r + 4 * step).cast::<[i8; 4]>().read() };
                 for (o, sum) in sums.iter_mut().enumerate() {
                     for (c, &a) in a.iter().enumerate() {
                         *sum += i32::from(w[4 * o + c]) * i32::from(a);

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::layout::{BLOCK, QuantLayout};
 use super::unpack::{AHEAD, Codes, UnpackScales, with_planes};
-use crate::kernels::gemm::{Costs, K_BLOCK, Rows, Weight, pieces, tiles};
+use crate::kernels::gemm::{BLOCK_PANELS, Costs, K_BLOCK, Rows, Weight, pieces, tiles};
 use crate::kernels::simd::{Kernel, LANES, Simd};
 
 /// Quantized panels that meet floats.
@@ -16,12 +16,12 @@ pub(crate) struct Dequantized {
     pub layout: QuantLayout,
 }
 
-/// Up to so many rows are multiplied with weights in registers; more share weights that are made once.
-const FUSED_ROWS: usize = 4;
 /// Columns with scales of their own, in scratch.
 const UNIT: usize = BLOCK / 2;
+/// Panels in flight: chains of sums that hide each other's latency.
+const PANELS: usize = BLOCK_PANELS;
 /// Room for the panels of a tile of any instruction set.
-const PANELS: usize = 2;
+const TILE_PANELS: usize = 2;
 
 impl Weight for Dequantized {
     fn costs(&self) -> Costs {
@@ -30,7 +30,7 @@ impl Weight for Dequantized {
     }
 
     fn scratch(&self, _: usize) -> usize {
-        PANELS * (self.scales() * 2 + K_BLOCK * LANES)
+        PANELS * self.scales() * 2 + TILE_PANELS * K_BLOCK * LANES
     }
 
     #[inline(always)]
@@ -46,16 +46,17 @@ impl Weight for Dequantized {
         ldc: usize,
         scratch: &mut [f32],
     ) {
-        const { assert!(S::PANELS <= PANELS) };
+        const { assert!(S::PANELS <= TILE_PANELS) };
         let layout = &self.layout;
         let (scales, rest) = scratch.split_at_mut(PANELS * self.scales());
         let (mins, weights) = rest.split_at_mut(PANELS * self.scales());
         // SAFETY: the panels are there, and scratch has room for their scales and minima.
         let source = unsafe {
+            let unpack = UnpackScales::new(layout, UNIT);
             for (i, panel) in panels.clone().enumerate() {
                 let (scales, mins) = (scales[i * self.scales()..].as_mut_ptr(), mins[i * self.scales()..].as_mut_ptr());
                 let panel = self.panels.add(panel * layout.panel);
-                UnpackScales { layout, panel, unit: UNIT, scales, mins }.run(s);
+                unpack.run(s, panel, scales, mins);
             }
             Source {
                 codes: self.panels.add(panels.start * layout.panel),
@@ -70,27 +71,31 @@ impl Weight for Dequantized {
         // SAFETY: blocks, rows and panels are in range; a piece of K_BLOCK columns has room in scratch.
         unsafe {
             let mut done = 0;
-            if rows.count <= FUSED_ROWS.min(S::CODE_ROWS) {
+            if S::FUSED && rows.count == 1 {
                 done = rows.k / BLOCK;
-                let gemv = Gemv { source: &source, blocks: done, rows, c, ldc };
-                with_planes!(layout.scheme.bits, C => match panels.len() {
-                    1 => gemv.rows::<S, C, 1>(s),
-                    _ => gemv.rows::<S, C, PANELS>(s),
-                });
+                let (source, panels, a) = (&source, panels.len(), rows.a);
+                with_planes!(layout.scheme.bits, C =>
+                    s.vectorize(Gemv::<C> { source, blocks: done, panels, a, c, codes: PhantomData }));
             }
             let weights = weights.as_mut_ptr();
-            // No more columns than the last block has; where nothing is left of k = 0, C is zeroed.
+            // No more columns than the last block has; and C is zeroed where k is 0.
             for blocks in pieces(done..layout.blocks, K_BLOCK / BLOCK) {
-                for panel in 0..panels.len() {
-                    let out = weights.add(panel * blocks.len() * BLOCK * LANES);
-                    let fill = Fill { source: &source, blocks: blocks.clone(), panel, out };
-                    with_planes!(layout.scheme.bits, C => s.vectorize(FillOf::<C>(fill, PhantomData)));
-                }
                 let ks = blocks.start * BLOCK..rows.k.min(blocks.end * BLOCK);
-                tiles(s, rows, ks, weights.cast_const(), blocks.len() * BLOCK * LANES, panels.len(), c, ldc);
+                for group in pieces(0..panels.len(), S::PANELS) {
+                    for (i, panel) in group.clone().enumerate() {
+                        let out = weights.add(i * blocks.len() * BLOCK * LANES);
+                        let fill = Fill { source: &source, blocks: blocks.clone(), panel, out };
+                        with_planes!(layout.scheme.bits, C => s.vectorize(FillOf::<C>(fill, PhantomData)));
+                    }
+                    let c = c.add(group.start * LANES);
+                    let b_panel = blocks.len() * BLOCK * LANES;
+                    tiles(s, rows, ks.clone(), weights.cast_const(), b_panel, group.len(), c, ldc);
+                }
             }
             if rows.k == 0 {
-                tiles(s, rows, 0..0, weights.cast_const(), 0, panels.len(), c, ldc);
+                for panel in 0..panels.len() {
+                    tiles(s, rows, 0..0, weights.cast_const(), 0, 1, c.add(panel * LANES), ldc);
+                }
             }
         }
     }
@@ -148,11 +153,8 @@ impl Source {
                 let min = if self.mins.is_null() { scale } else { s.load(self.mins.add(at)) };
                 for column in half * UNIT..(half + 1) * UNIT {
                     let (step, byte) = (w[column / 4], column % 4);
-                    let value = if C::BITS <= 4 {
-                        s.lookup(&self.table, step, byte)
-                    } else {
-                        s.sub(s.byte(step, byte), zero)
-                    };
+                    let value =
+                        if C::BITS <= 4 { s.lookup(&self.table, step, byte) } else { s.sub(s.byte(step, byte), zero) };
                     let mut weight = s.mul(scale, value);
                     if !self.mins.is_null() {
                         weight = s.sub(weight, min);
@@ -198,71 +200,49 @@ impl<C: Codes> Kernel for FillOf<'_, C> {
     }
 }
 
-/// A few rows with whole blocks of a few panels.
-#[derive(Clone, Copy)]
-struct Gemv<'a> {
+/// One row with whole blocks of at most [`PANELS`] panels. Whoever makes one has the operands.
+struct Gemv<'a, C> {
     source: &'a Source,
     blocks: usize,
-    rows: &'a Rows,
-    c: *mut f32,
-    ldc: usize,
-}
-
-impl Gemv<'_> {
-    /// # Safety
-    /// The operands are there, for at most [`FUSED_ROWS`] rows.
-    #[inline(always)]
-    unsafe fn rows<S: Simd, C: Codes, const P: usize>(self, s: S) {
-        match self.rows.count {
-            1 => s.vectorize(GemvOf::<C, 1, P>(self, PhantomData)),
-            2 => s.vectorize(GemvOf::<C, 2, P>(self, PhantomData)),
-            3 => s.vectorize(GemvOf::<C, 3, P>(self, PhantomData)),
-            _ => s.vectorize(GemvOf::<C, FUSED_ROWS, P>(self, PhantomData)),
-        }
-    }
-}
-
-struct GemvOf<'a, C, const R: usize, const P: usize>(Gemv<'a>, PhantomData<C>);
-
-/// Adds the products with the values at `a`, `lda` apart.
-struct Multiply<V, const R: usize> {
-    acc: [V; R],
+    panels: usize,
     a: *const f32,
-    lda: usize,
+    c: *mut f32,
+    codes: PhantomData<C>,
 }
 
-impl<S: Simd, const R: usize> Sink<S> for Multiply<S::V, R> {
+/// Adds the products with the values at `a`.
+struct Multiply<V> {
+    acc: V,
+    a: *const f32,
+}
+
+impl<S: Simd> Sink<S> for Multiply<S::V> {
     #[inline(always)]
     unsafe fn put(&mut self, s: S, column: usize, weights: S::V) {
-        for r in 0..R {
-            // SAFETY: the caller's promise.
-            let x = unsafe { *self.a.add(r * self.lda + column) };
-            self.acc[r] = s.fma(s.splat(x), weights, self.acc[r]);
-        }
+        // SAFETY: the caller's promise.
+        let x = unsafe { *self.a.add(column) };
+        self.acc = s.fma(s.splat(x), weights, self.acc);
     }
 }
 
-impl<C: Codes, const R: usize, const P: usize> Kernel for GemvOf<'_, C, R, P> {
+impl<C: Codes> Kernel for Gemv<'_, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Gemv { source, blocks, rows, c, ldc } = self.0;
-        let mut acc = [[s.splat(0.0); R]; P];
+        let mut acc = [s.splat(0.0); PANELS];
         // SAFETY: whoever made the `Gemv` has its operands.
         unsafe {
-            for block in 0..blocks {
-                // Block by block, so that the sums of the panels, which are chains, overlap.
-                for (panel, acc) in acc.iter_mut().enumerate() {
-                    let mut sink = Multiply { acc: *acc, a: rows.a.add(block * BLOCK), lda: rows.lda };
-                    source.block::<S, C>(s, panel, block, &mut sink);
+            for block in 0..self.blocks {
+                // Block by block, so that the sums of the panels overlap; the last again where there are fewer.
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let mut sink = Multiply { acc: *acc, a: self.a.add(block * BLOCK) };
+                    self.source.block::<S, C>(s, i.min(self.panels - 1), block, &mut sink);
                     *acc = sink.acc;
                 }
             }
-            for (panel, acc) in acc.into_iter().enumerate() {
-                for (r, acc) in acc.into_iter().enumerate() {
-                    s.store(c.add(r * ldc + panel * LANES), acc);
-                }
+            for (i, acc) in acc.into_iter().enumerate().take(self.panels) {
+                s.store(self.c.add(i * LANES), acc);
             }
         }
     }

@@ -18,7 +18,7 @@ use lith_ir::quant::{Scheme, Values};
 use super::activations::quantize;
 use super::layout::{BLOCK, QuantLayout, STEP, STEPS};
 use super::unpack::{AHEAD, Codes, Nl4, Unpack, UnpackScales, Unpacked, with_planes};
-use crate::kernels::gemm::{Costs, Rows, Weight, pieces};
+use crate::kernels::gemm::{Costs, Rows, Weight};
 use crate::kernels::simd::{Kernel, LANES, Simd};
 
 /// Quantized panels that meet 8-bit activations.
@@ -30,15 +30,43 @@ pub(crate) struct Integer {
 
 /// Up to so many rows are multiplied with codes as they are unpacked; more share codes that are unpacked once.
 const FUSED_ROWS: usize = 4;
+/// Rows of the largest tile.
+const MOST_ROWS: usize = 8;
 
-/// A row of quantized activations in scratch, in bytes: its codes, then for each block their scale, then for each unit
-/// the integer that sums start from, then for each unit `-(scale * sum of codes)`.
+/// How activations stand in scratch: tile by tile of R rows, block by block, in bytes: the codes of each row, for each
+/// row their scale; then for each unit of the block, for each row the integer that sums start from; then for each unit,
+/// for each row `-(scale * sum of codes)`. So a tile reads one stream.
 #[derive(Clone, Copy)]
 struct Staged {
-    scales: usize,
-    starts: usize,
-    shifts: usize,
-    len: usize,
+    /// Units of a block: 1 or 2.
+    units: usize,
+}
+
+impl Staged {
+    /// Bytes of a block of a row.
+    fn block(self) -> usize {
+        BLOCK + 4 + 8 * self.units
+    }
+    fn scales(self, rows: usize) -> usize {
+        rows * BLOCK
+    }
+    fn starts(self, rows: usize, unit: usize) -> usize {
+        rows * (BLOCK + 4 + 4 * unit)
+    }
+    fn shifts(self, rows: usize, unit: usize) -> usize {
+        rows * (BLOCK + 4 + 4 * (self.units + unit))
+    }
+}
+
+/// The tiles of so many rows: first row, and rows (a power of two, at most `most`).
+fn row_tiles(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let left = rows - start;
+        let len = if left == 0 { return None } else { most.min(1 << left.ilog2()) };
+        start += len;
+        Some((start - len, len))
+    })
 }
 
 impl Integer {
@@ -56,14 +84,12 @@ impl Integer {
     }
 
     fn staged(&self) -> Staged {
-        let blocks = self.layout.blocks;
-        let units = blocks * BLOCK / self.layout.unit();
-        let scales = blocks * BLOCK;
-        let starts = scales + 4 * blocks;
-        let shifts = starts + 4 * units;
-        // An odd number of cache lines, so that rows do not meet in the same sets of a cache.
-        let len = (shifts + 4 * units).next_multiple_of(64);
-        Staged { scales, starts, shifts, len: len + 64 * usize::from(len.is_multiple_of(128)) }
+        Staged { units: BLOCK / self.layout.unit() }
+    }
+
+    /// Bytes of a row in scratch.
+    fn row(&self) -> usize {
+        self.staged().block() * self.layout.blocks
     }
 
     /// Floats of scratch of a panel: its scales and minima, its codes as bytes.
@@ -82,30 +108,30 @@ impl Weight for Integer {
 
     fn scratch(&self, rows: usize) -> usize {
         let (scales, codes) = self.unpacked();
-        rows * self.staged().len / 4 + 2 * scales + codes
+        (rows * self.row() / 4).next_multiple_of(LANES) + 2 * scales + codes
     }
 
     #[inline(always)]
     unsafe fn stage<S: Simd>(&self, _: S, rows: &Rows, scratch: &mut [f32]) {
-        let staged = self.staged();
         let (bits, zero) = self.zero();
         let zero = zero - if bits == 8 { S::WIDE_OFFSET } else { 0 };
-        let halves = BLOCK / self.layout.unit();
-        for (r, out) in scratch.chunks_exact_mut(staged.len / 4).take(rows.count).enumerate() {
-            let base = out.as_mut_ptr().cast::<u8>();
-            // SAFETY: the row is readable; the places of block `i` are within the row in scratch.
-            unsafe {
-                let row = std::slice::from_raw_parts(rows.a.add(r * rows.lda), rows.k);
-                for (i, x) in row.chunks(BLOCK).enumerate() {
-                    let codes = &mut *base.add(i * BLOCK).cast::<[i8; BLOCK]>();
-                    let scale = quantize(x, codes);
-                    base.add(staged.scales).cast::<f32>().add(i).write(scale);
-                    for half in 0..halves {
-                        let codes = &codes[half * self.layout.unit()..][..self.layout.unit()];
-                        let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
-                        let unit = i * halves + half;
-                        base.add(staged.starts).cast::<i32>().add(unit).write(-zero * sum);
-                        base.add(staged.shifts).cast::<f32>().add(unit).write(-(scale * sum as f32));
+        let (staged, unit_len) = (self.staged(), self.layout.unit());
+        let base = scratch.as_mut_ptr().cast::<u8>();
+        for (first, count) in row_tiles(rows.count, S::CODE_ROWS) {
+            for r in 0..count {
+                // SAFETY: the row is readable; the places of block `i` of the tile are within the rows in scratch.
+                unsafe {
+                    let row = std::slice::from_raw_parts(rows.a.add((first + r) * rows.lda), rows.k);
+                    for (i, x) in row.chunks(BLOCK).enumerate() {
+                        let to = base.add(first * self.row() + i * count * staged.block());
+                        let codes = &mut *to.add(r * BLOCK).cast::<[i8; BLOCK]>();
+                        let scale = quantize(x, codes);
+                        to.add(staged.scales(count)).cast::<f32>().add(r).write(scale);
+                        for (unit, codes) in codes.chunks_exact(unit_len).enumerate() {
+                            let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
+                            to.add(staged.starts(count, unit)).cast::<i32>().add(r).write(-zero * sum);
+                            to.add(staged.shifts(count, unit)).cast::<f32>().add(r).write(-(scale * sum as f32));
+                        }
                     }
                 }
             }
@@ -123,36 +149,35 @@ impl Weight for Integer {
         scratch: &mut [f32],
     ) {
         let layout = &self.layout;
-        let staged = self.staged();
         let (scales, _) = self.unpacked();
-        let (a, own) = scratch.split_at_mut(rows.count * (staged.len / 4));
+        let (a, own) = scratch.split_at_mut((rows.count * self.row() / 4).next_multiple_of(LANES));
         let (scale, own) = own.split_at_mut(scales);
         let (min, codes) = own.split_at_mut(scales);
         let bytes = codes.as_mut_ptr().cast::<u8>();
+        let unpack = UnpackScales::new(layout, layout.unit());
         for (i, panel) in panels.enumerate() {
             // SAFETY: the panel is there, and scratch has room for its scales, minima and codes.
             unsafe {
                 let panel = self.panels.add(panel * layout.panel);
                 let (scales, mins) = (scale.as_mut_ptr(), min.as_mut_ptr());
-                UnpackScales { layout, panel, unit: layout.unit(), scales, mins }.run(s);
+                unpack.run(s, panel, scales, mins);
                 let tile = Tile {
                     codes: panel,
                     scales,
                     mins: if layout.scheme.mins { mins } else { std::ptr::null() },
                     blocks: layout.blocks,
-                    halves: layout.unit() < BLOCK,
                     a: a.as_ptr().cast(),
-                    staged,
+                    staged: self.staged(),
                     c: c.add(i * LANES),
                     ldc,
                     ahead: AHEAD,
                 };
                 let nl4 = matches!(layout.scheme.values, Values::Nl4);
-                if rows.count <= FUSED_ROWS.min(S::CODE_ROWS) {
+                if rows.count <= FUSED_ROWS && S::FUSED {
                     if nl4 {
-                        fused::<S, Nl4>(s, tile, rows.count);
+                        tile.rows::<S, Nl4, FUSED_ROWS>(s, rows.count);
                     } else {
-                        with_planes!(layout.scheme.bits, C => fused::<S, C>(s, tile, rows.count));
+                        with_planes!(layout.scheme.bits, C => tile.rows::<S, C, FUSED_ROWS>(s, rows.count));
                     }
                 } else {
                     let (from, to, blocks) = (panel, bytes, layout.blocks);
@@ -165,52 +190,14 @@ impl Weight for Integer {
                     let tile = Tile { codes: bytes, ahead: 0, ..tile };
                     // Where it makes no difference, all widths take one path.
                     match if S::NARROW { self.zero().0 } else { 8 } {
-                        1..=4 => shared::<S, Unpacked<4>>(s, tile, rows.count),
-                        5 => shared::<S, Unpacked<5>>(s, tile, rows.count),
-                        6 => shared::<S, Unpacked<6>>(s, tile, rows.count),
-                        7 => shared::<S, Unpacked<7>>(s, tile, rows.count),
-                        _ => shared::<S, Unpacked<8>>(s, tile, rows.count),
+                        1..=4 => tile.rows::<S, Unpacked<4>, MOST_ROWS>(s, rows.count),
+                        5 => tile.rows::<S, Unpacked<5>, MOST_ROWS>(s, rows.count),
+                        6 => tile.rows::<S, Unpacked<6>, MOST_ROWS>(s, rows.count),
+                        7 => tile.rows::<S, Unpacked<7>, MOST_ROWS>(s, rows.count),
+                        _ => tile.rows::<S, Unpacked<8>, MOST_ROWS>(s, rows.count),
                     }
                 }
             }
-        }
-    }
-}
-
-/// A few rows with one panel whose codes are unpacked on the way.
-///
-/// # Safety
-/// See [`Tile`].
-#[inline(always)]
-unsafe fn fused<S: Simd, C: Codes>(s: S, tile: Tile, rows: usize) {
-    match rows {
-        1 => s.vectorize(TileOf::<C, 1>::of(tile)),
-        2 => s.vectorize(TileOf::<C, 2>::of(tile)),
-        3 => s.vectorize(TileOf::<C, 3>::of(tile)),
-        _ => s.vectorize(TileOf::<C, FUSED_ROWS>::of(tile)),
-    }
-}
-
-/// Many rows with one panel whose codes are unpacked already.
-///
-/// # Safety
-/// See [`Tile`].
-#[inline(always)]
-unsafe fn shared<S: Simd, C: Codes>(s: S, tile: Tile, rows: usize) {
-    for part in pieces(0..rows, S::CODE_ROWS) {
-        // SAFETY: rows in range.
-        let tile = unsafe {
-            Tile { a: tile.a.add(part.start * tile.staged.len), c: tile.c.add(part.start * tile.ldc), ..tile }
-        };
-        match part.len() {
-            1 => s.vectorize(TileOf::<C, 1>::of(tile)),
-            2 => s.vectorize(TileOf::<C, 2>::of(tile)),
-            3 => s.vectorize(TileOf::<C, 3>::of(tile)),
-            4 => s.vectorize(TileOf::<C, 4>::of(tile)),
-            5 => s.vectorize(TileOf::<C, 5>::of(tile)),
-            6 => s.vectorize(TileOf::<C, 6>::of(tile)),
-            7 => s.vectorize(TileOf::<C, 7>::of(tile)),
-            _ => s.vectorize(TileOf::<C, 8>::of(tile)),
         }
     }
 }
@@ -223,8 +210,6 @@ struct Tile {
     scales: *const f32,
     mins: *const f32,
     blocks: usize,
-    /// Whether a block is two units.
-    halves: bool,
     a: *const u8,
     staged: Staged,
     c: *mut f32,
@@ -233,52 +218,71 @@ struct Tile {
     ahead: usize,
 }
 
-/// The product of R rows.
-struct TileOf<C, const R: usize> {
-    tile: Tile,
-    codes: PhantomData<C>,
-}
-
-impl<C, const R: usize> TileOf<C, R> {
-    fn of(tile: Tile) -> Self {
-        TileOf { tile, codes: PhantomData }
+impl Tile {
+    /// Tile by tile of at most MOST rows.
+    ///
+    /// # Safety
+    /// The operands are those of `rows` rows.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, C: Codes, const MOST: usize>(self, s: S, rows: usize) {
+        for (start, len) in row_tiles(rows, S::CODE_ROWS) {
+            // SAFETY: rows in range.
+            let tile = unsafe {
+                let a = self.a.add(start * self.staged.block() * self.blocks);
+                Tile { a, c: self.c.add(start * self.ldc), ..self }
+            };
+            // Only the tiles that an instruction set has are compiled for it.
+            if len == 1 {
+                s.vectorize(TileOf::<C, 1>(tile, PhantomData));
+            } else if S::CODE_ROWS >= 2 && len == 2 {
+                s.vectorize(TileOf::<C, 2>(tile, PhantomData));
+            } else if S::CODE_ROWS >= 4 && len == 4 {
+                s.vectorize(TileOf::<C, 4>(tile, PhantomData));
+            } else if S::CODE_ROWS >= 8 && MOST >= 8 {
+                s.vectorize(TileOf::<C, 8>(tile, PhantomData));
+            }
+        }
     }
 }
+
+/// The product of R rows.
+struct TileOf<C, const R: usize>(Tile, PhantomData<C>);
 
 impl<C: Codes, const R: usize> Kernel for TileOf<C, R> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let blocks = self.tile.blocks;
+        let Tile { codes, blocks, a, staged, c, ldc, ahead, .. } = self.0;
+        let mut acc = [s.splat(0.0); R];
         // SAFETY: whoever made the tile has its operands.
         unsafe {
-            let mut acc = [s.splat(0.0); R];
             for block in 0..blocks {
-                let p = self.tile.codes.add(block * C::BYTES);
-                if self.tile.ahead > 0 {
+                let p = codes.add(block * C::BYTES);
+                if ahead > 0 {
                     for line in 0..C::BYTES / 64 {
-                        s.prefetch(p.wrapping_add(self.tile.ahead + 64 * line));
+                        s.prefetch(p.wrapping_add(ahead + 64 * line));
                     }
                 }
                 let w = C::block(s, p);
-                if self.tile.halves {
-                    let [w0, w1] = [[w[0], w[1], w[2], w[3]], [w[4], w[5], w[6], w[7]]];
-                    self.unit(s, block, 2 * block, 0, &w0, &mut acc);
-                    self.unit(s, block, 2 * block + 1, 16, &w1, &mut acc);
+                let a = a.add(block * R * staged.block());
+                if staged.units == 2 {
+                    let (w0, w1) = ([w[0], w[1], w[2], w[3]], [w[4], w[5], w[6], w[7]]);
+                    self.unit(s, 2 * block, a, 0, &w0, &mut acc);
+                    self.unit(s, 2 * block + 1, a, 1, &w1, &mut acc);
                 } else {
-                    self.unit(s, block, block, 0, &w, &mut acc);
+                    self.unit(s, block, a, 0, &w, &mut acc);
                 }
             }
             for (r, acc) in acc.into_iter().enumerate() {
-                s.store(self.tile.c.add(r * self.tile.ldc), acc);
+                s.store(c.add(r * ldc), acc);
             }
         }
     }
 }
 
 impl<C: Codes, const R: usize> TileOf<C, R> {
-    /// Adds the products of a unit, from column `first` of a block on.
+    /// Adds the products of unit `at` of the row, the `unit`-th of the block whose activations are at `a`.
     ///
     /// # Safety
     /// See [`Tile`].
@@ -286,33 +290,27 @@ impl<C: Codes, const R: usize> TileOf<C, R> {
     unsafe fn unit<S: Simd, const N: usize>(
         &self,
         s: S,
-        block: usize,
+        at: usize,
+        a: *const u8,
         unit: usize,
-        first: usize,
         w: &[S::B; N],
         acc: &mut [S::V; R],
     ) {
-        let Tile { a, staged, scales, mins, .. } = self.tile;
+        let Tile { staged, scales, mins, .. } = self.0;
         // SAFETY: the caller's promise.
         unsafe {
-            let mut codes = [std::ptr::null(); R];
-            let mut starts = [0; R];
-            for r in 0..R {
-                let row = a.add(r * staged.len);
-                codes[r] = row.add(block * BLOCK + first).cast::<i8>();
-                starts[r] = row.add(staged.starts).cast::<i32>().add(unit).read();
-            }
-            let sums = s.dot(C::BITS, w, &codes, &starts);
-            let scale = s.load(scales.add(unit * LANES));
-            for r in 0..R {
-                let x = *a.add(r * staged.len + staged.scales).cast::<f32>().add(block);
-                acc[r] = s.fma(s.to_float(sums[r]), s.mul(scale, s.splat(x)), acc[r]);
+            let codes = a.add(unit * (BLOCK / 2)).cast::<i8>();
+            let sums: [S::I; R] = s.dot(C::BITS, w, codes, a.add(staged.starts(R, unit)).cast::<i32>());
+            let scale = s.load(scales.add(at * LANES));
+            let a_scales = a.add(staged.scales(R)).cast::<f32>();
+            for (r, acc) in acc.iter_mut().enumerate() {
+                *acc = s.fma(s.to_float(sums[r]), s.mul(scale, s.splat(*a_scales.add(r))), *acc);
             }
             if !mins.is_null() {
-                let min = s.load(mins.add(unit * LANES));
-                for r in 0..R {
-                    let x = *a.add(r * staged.len + staged.shifts).cast::<f32>().add(unit);
-                    acc[r] = s.fma(min, s.splat(x), acc[r]);
+                let min = s.load(mins.add(at * LANES));
+                let shifts = a.add(staged.shifts(R, unit)).cast::<f32>();
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    *acc = s.fma(min, s.splat(*shifts.add(r)), *acc);
                 }
             }
         }

@@ -45,12 +45,20 @@ pub(crate) struct QuantLayout {
     pub panel: usize,
 }
 
+/// Some bits of all codes of a block.
+struct Plane {
+    /// The first of the bits; as a plane has as many vectors as bits, so many vectors are before it.
+    first: usize,
+    /// Bits, and vectors.
+    width: usize,
+}
+
 impl QuantLayout {
-    /// The layout of panels of `k` columns.
+    /// The layout of the panels of `n` outputs of `k` columns.
     ///
     /// # Errors
     /// If the scheme is none that kernels know, or a panel does not fit this machine.
-    pub fn new(scheme: &Scheme, k: usize) -> Result<QuantLayout, PackError> {
+    pub fn new(scheme: &Scheme, n: usize, k: usize) -> Result<QuantLayout, PackError> {
         let wrong = |problem| Err(PackError::Scheme { scheme: *scheme, problem });
         match scheme.values {
             _ if !(1..=8).contains(&scheme.bits) => return wrong("codes have 1 to 8 bits"),
@@ -64,7 +72,7 @@ impl QuantLayout {
         if scheme.scales == (Scales::Super { groups: 0 }) {
             return wrong("super groups have at least one group");
         }
-        Self::areas(scheme, k).ok_or(PackError::TooLarge { n: LANES, k })
+        Self::areas(scheme, k).ok_or(PackError::TooLarge { n, k })
     }
 
     /// The layout of panels that were packed, so that their scheme and size are known to be good.
@@ -96,7 +104,19 @@ impl QuantLayout {
         let sub_mins = area(subs * once, 1)?;
         let group = scheme.group.min(blocks.max(1) * BLOCK);
         let panel = end;
-        Some(QuantLayout { scheme: *scheme, k, blocks, group, groups, supers, scales, sub_scales, mins, sub_mins, panel })
+        Some(QuantLayout {
+            scheme: *scheme,
+            k,
+            blocks,
+            group,
+            groups,
+            supers,
+            scales,
+            sub_scales,
+            mins,
+            sub_mins,
+            panel,
+        })
     }
 
     /// Columns whose products with 8-bit activations are summed as integers before they are scaled.
@@ -124,12 +144,12 @@ impl QuantLayout {
         Ok(())
     }
 
-    /// The planes of the codes: first bit, width, and vectors of the block before it.
-    fn planes(&self) -> impl Iterator<Item = (u8, u8, usize)> + use<> {
-        let bits = self.scheme.bits;
+    /// The planes of the codes.
+    fn planes(&self) -> impl Iterator<Item = Plane> + use<> {
+        let bits = usize::from(self.scheme.bits);
         let mut first = 0;
-        [8u8, 4, 2, 1].into_iter().filter(move |width| bits & width != 0).map(move |width| {
-            let plane = (first, width, usize::from(first));
+        [8, 4, 2, 1].into_iter().filter(move |width| bits & width != 0).map(move |width| {
+            let plane = Plane { first, width };
             first += width;
             plane
         })
@@ -142,12 +162,12 @@ impl QuantLayout {
         for lane in 0..LANES.min(matrix.rows - row) {
             let codes = &matrix.codes[(row + lane) * self.k..][..self.k];
             for (codes, block) in codes.chunks(BLOCK).zip(panel.chunks_exact_mut(bytes)) {
-                for (column, &code) in codes.iter().enumerate() {
-                    let (step, byte) = (column / 4, lane * 4 + column % 4);
-                    for (first, width, before) in self.planes() {
-                        let width_of = usize::from(width);
-                        let part = code >> first & (u8::MAX >> (8 - width));
-                        block[(before + step % width_of) * STEP + byte] |= part << (width_of * (step / width_of));
+                for Plane { first, width } in self.planes() {
+                    for (step, codes) in codes.chunks(4).enumerate() {
+                        let (vector, bit) = (first + step % width, width * (step / width));
+                        for (byte, &code) in block[vector * STEP + lane * 4..].iter_mut().zip(codes) {
+                            *byte |= (code >> first & (u8::MAX >> (8 - width))) << bit;
+                        }
                     }
                 }
             }
@@ -181,12 +201,12 @@ impl QuantLayout {
         let bytes = STEP * usize::from(self.scheme.bits);
         let block = &panel[block * bytes..][..bytes];
         let mut codes = [0; BLOCK];
-        for (first, width, before) in self.planes() {
-            let width_of = usize::from(width);
-            for (column, code) in codes.iter_mut().enumerate() {
-                let step = column / 4;
-                let byte = block[(before + step % width_of) * STEP + lane * 4 + column % 4];
-                *code |= (byte >> (width_of * (step / width_of)) & (u8::MAX >> (8 - width))) << first;
+        for Plane { first, width } in self.planes() {
+            for (step, codes) in codes.chunks_exact_mut(4).enumerate() {
+                let (vector, bit) = (first + step % width, width * (step / width));
+                for (code, &byte) in codes.iter_mut().zip(&block[vector * STEP + lane * 4..]) {
+                    *code |= (byte >> bit & (u8::MAX >> (8 - width))) << first;
+                }
             }
         }
         codes

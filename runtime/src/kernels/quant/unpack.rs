@@ -36,24 +36,33 @@ impl<const BITS: u8> Codes for Planes<BITS> {
                 for (i, step) in steps.iter_mut().enumerate() {
                     *step = s.load_bytes(p.add(i * STEP));
                 }
-                return steps;
             }
-            let mut first = 0;
-            for width in [4, 2, 1] {
-                if BITS & width == 0 {
-                    continue;
-                }
-                let vectors = usize::from(width);
-                let mask = ((1u8 << width) - 1) << first;
-                for (i, step) in steps.iter_mut().enumerate() {
-                    let vector = s.load_bytes(p.add((first as usize + i % vectors) * STEP));
-                    let part = s.part(vector, u32::from(width) * (i / vectors) as u32, first, mask);
-                    *step = if first == 0 { part } else { s.or(*step, part) };
-                }
-                first += u32::from(width);
+            if BITS & 4 != 0 {
+                plane::<S, 4>(s, p, 0, &mut steps);
+            }
+            if BITS & 2 != 0 {
+                plane::<S, 2>(s, p, BITS & 4, &mut steps);
+            }
+            if BITS & 1 != 0 {
+                plane::<S, 1>(s, p, BITS & 6, &mut steps);
             }
             steps
         }
+    }
+}
+
+/// Adds the bits of a plane, `first` and those after it, to the steps of a block.
+///
+/// # Safety
+/// The block at `p` has that plane.
+#[inline(always)]
+unsafe fn plane<S: Simd, const WIDTH: usize>(s: S, p: *const u8, first: u8, steps: &mut [S::B; STEPS]) {
+    let mask = ((1u8 << WIDTH) - 1) << first;
+    for (i, step) in steps.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        let vector = unsafe { s.load_bytes(p.add((usize::from(first) + i % WIDTH) * STEP)) };
+        let part = s.part(vector, (WIDTH * (i / WIDTH)) as u32, first.into(), mask);
+        *step = if first == 0 { part } else { s.or(*step, part) };
     }
 }
 
@@ -149,84 +158,92 @@ impl<C: Codes> Kernel for Unpack<C> {
 }
 
 /// How far ahead of what is read memory is asked for.
-pub(crate) const AHEAD: usize = 2048;
+pub(crate) const AHEAD: usize = 4096;
 
-/// The scales and minima of a panel, one of sixteen outputs for each `unit` columns of its blocks.
+/// Brings the scales and minima of panels to scratch: one of sixteen outputs for each unit of columns of their blocks.
 pub(crate) struct UnpackScales<'a> {
-    pub layout: &'a QuantLayout,
-    pub panel: *const u8,
-    pub unit: usize,
-    pub scales: *mut f32,
-    /// Not used without minima.
-    pub mins: *mut f32,
+    layout: &'a QuantLayout,
+    /// Units of a panel.
+    pub units: usize,
+    /// Units of a group.
+    per_group: usize,
 }
 
-impl UnpackScales<'_> {
+impl<'a> UnpackScales<'a> {
+    /// For units of so many columns; they divide the groups.
+    pub fn new(layout: &'a QuantLayout, unit: usize) -> UnpackScales<'a> {
+        UnpackScales { layout, units: layout.blocks * BLOCK / unit, per_group: layout.group / unit }
+    }
+
+    /// The scales of a panel to `scales`, and its minima, if there are any, to `mins`.
+    ///
     /// # Safety
     /// There is such a panel, and room for the units of its blocks.
     #[inline(always)]
-    pub unsafe fn run<S: Simd>(&self, s: S) {
+    pub unsafe fn run<S: Simd>(&self, s: S, panel: *const u8, scales: *mut f32, mins: *mut f32) {
         let layout = self.layout;
         // SAFETY: the caller's promise.
         unsafe {
-            self.area::<S>(s, layout.scales, layout.sub_scales, true, self.scales);
+            self.area::<S>(s, panel, (layout.scales, layout.sub_scales), true, scales);
             if layout.scheme.mins {
-                self.area::<S>(s, layout.mins, layout.sub_mins, false, self.mins);
+                self.area::<S>(s, panel, (layout.mins, layout.sub_mins), false, mins);
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn area<S: Simd>(&self, s: S, numbers: usize, subs: usize, signed: bool, out: *mut f32) {
+    unsafe fn area<S: Simd>(&self, s: S, panel: *const u8, at: (usize, usize), signed: bool, out: *mut f32) {
         let layout = self.layout;
-        let units = layout.blocks * BLOCK / self.unit;
-        let per_group = layout.group / self.unit;
-        let (mut unit, mut group) = (0, 0);
+        // Areas lie apart: what is asked for ahead is the same place of the next panel.
         // SAFETY: the caller of `run` promises the panel and the room.
         unsafe {
-            let numbers = self.panel.add(numbers);
-            let sub = self.panel.add(subs);
-            let mut put = |x: S::V, group: usize| {
-                let end = units.min((group + 1) * per_group);
-                while unit < end {
-                    s.store(out.add(unit * LANES), x);
-                    unit += 1;
-                }
-            };
+            let sub = panel.add(at.1);
+            let singles = panel.add(at.0).cast::<f32>();
+            let halves = panel.add(at.0).cast::<half::f16>();
             match layout.scheme.scales {
                 Scales::F32 => {
-                    while group < layout.groups {
-                        s.prefetch(numbers.wrapping_add(group * 64 + AHEAD));
-                        put(s.load(numbers.cast::<f32>().add(group * LANES)), group);
-                        group += 1;
+                    for group in 0..layout.groups {
+                        let p = singles.add(group * LANES);
+                        s.prefetch(p.cast::<u8>().wrapping_add(layout.panel));
+                        self.put(s, s.load(p), group, out);
                     }
                 }
                 Scales::F16 => {
-                    while group < layout.groups {
-                        s.prefetch(numbers.wrapping_add(group * 32 + AHEAD));
-                        put(s.load_f16(numbers.cast::<half::f16>().add(group * LANES)), group);
-                        group += 1;
+                    for group in 0..layout.groups {
+                        let p = halves.add(group * LANES);
+                        s.prefetch(p.cast::<u8>().wrapping_add(layout.panel));
+                        self.put(s, s.load_f16(p), group, out);
                     }
                 }
                 Scales::Super { groups } => {
                     for number in 0..layout.supers {
-                        let x = s.load_f16(numbers.cast::<half::f16>().add(number * LANES));
-                        let end = layout.groups.min(group.saturating_add(groups));
-                        while group < end {
+                        let x = s.load_f16(halves.add(number * LANES));
+                        let start = number * groups;
+                        for group in start..layout.groups.min(start.saturating_add(groups)) {
                             let p = sub.add(group * LANES);
-                            s.prefetch(p.wrapping_add(AHEAD));
+                            s.prefetch(p.wrapping_add(layout.panel));
                             let small = if signed { s.load_i8(p.cast()) } else { s.load_u8(p) };
-                            put(s.mul(x, small), group);
-                            group += 1;
+                            self.put(s, s.mul(x, small), group, out);
                         }
                     }
                 }
             }
-            let zero = s.splat(0.0);
-            while unit < units {
-                s.store(out.add(unit * LANES), zero);
-                unit += 1;
+            // Columns past the last group.
+            for unit in layout.groups * self.per_group..self.units {
+                s.store(out.add(unit * LANES), s.splat(0.0));
             }
+        }
+    }
+
+    /// Stores the number of a group for each of its units.
+    ///
+    /// # Safety
+    /// There is such a group.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, s: S, x: S::V, group: usize, out: *mut f32) {
+        for unit in group * self.per_group..self.units.min((group + 1) * self.per_group) {
+            // SAFETY: the caller's promise.
+            unsafe { s.store(out.add(unit * LANES), x) };
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::bytes::Bytes;
+use super::layout::BLOCK;
 use crate::kernels::x86::{Avx2, Avx512};
 
 /// The same for both halves of a vector.
@@ -34,6 +35,7 @@ impl Bytes for Avx2 {
     type B = [__m256i; 2];
     type I = [__m256i; 2];
     const CODE_ROWS: usize = 4;
+    const FUSED: bool = true;
     const WIDE_OFFSET: i32 = 128;
     const NARROW: bool = true;
 
@@ -95,18 +97,19 @@ impl Bytes for Avx2 {
         self,
         bits: u8,
         w: &[Self::B; N],
-        a: &[*const i8; R],
-        start: &[i32; R],
+        a: *const i8,
+        start: *const i32,
     ) -> [Self::I; R] {
         unsafe {
             let ones = _mm256_set1_epi16(1);
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
             for r in 0..R {
-                let mut sum = [_mm256_set1_epi32(start[r]); 2];
+                let a = a.add(BLOCK * r);
+                let mut sum = [_mm256_set1_epi32(start.add(r).read()); 2];
                 if bits == 8 {
                     // The bytes that multiply unsigned are magnitudes, at most 128: two products fit 16 bits.
                     for (step, w) in w.iter().enumerate() {
-                        let a = _mm256_set1_epi32(four(a[r].add(4 * step)));
+                        let a = _mm256_set1_epi32(four(a.add(4 * step)));
                         sum = halves!(i => {
                             let signed = _mm256_xor_si256(w[i], _mm256_set1_epi8(i8::MIN));
                             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(a, signed));
@@ -114,15 +117,16 @@ impl Bytes for Avx2 {
                         });
                     }
                 } else {
-                    // 2^b * 127 * 2 * steps < 2^15: as many steps as fit 16 bits before they are widened.
+                    // (2^bits - 1) * 127 * 2 * steps < 2^15: so many steps fit 16 bits before they are widened.
                     let steps = 8 >> bits.saturating_sub(4);
-                    for (chunk, w) in w.chunks(steps).enumerate() {
-                        let mut pairs = [_mm256_setzero_si256(); 2];
-                        for (step, w) in w.iter().enumerate() {
-                            let a = _mm256_set1_epi32(four(a[r].add(4 * (chunk * steps + step))));
-                            pairs = halves!(i => _mm256_add_epi16(pairs[i], _mm256_maddubs_epi16(w[i], a)));
+                    let mut pairs = [_mm256_setzero_si256(); 2];
+                    for (step, w) in w.iter().enumerate() {
+                        let a = _mm256_set1_epi32(four(a.add(4 * step)));
+                        pairs = halves!(i => _mm256_add_epi16(pairs[i], _mm256_maddubs_epi16(w[i], a)));
+                        if (step + 1) % steps == 0 || step + 1 == N {
+                            sum = halves!(i => _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs[i], ones)));
+                            pairs = [_mm256_setzero_si256(); 2];
                         }
-                        sum = halves!(i => _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs[i], ones)));
                     }
                 }
                 sums[r] = sum;
@@ -145,6 +149,7 @@ impl Bytes for Avx512 {
     type B = __m512i;
     type I = __m512i;
     const CODE_ROWS: usize = 8;
+    const FUSED: bool = true;
     const WIDE_OFFSET: i32 = 0;
     const NARROW: bool = false;
 
@@ -199,18 +204,18 @@ impl Bytes for Avx512 {
         self,
         _: u8,
         w: &[Self::B; N],
-        a: &[*const i8; R],
-        start: &[i32; R],
+        a: *const i8,
+        start: *const i32,
     ) -> [Self::I; R] {
         unsafe {
             let mut sums = [_mm512_setzero_si512(); R];
-            for r in 0..R {
-                sums[r] = _mm512_set1_epi32(start[r]);
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_set1_epi32(start.add(r).read());
             }
             // Row by row within a step: the sums of the rows are independent of each other.
             for (step, &w) in w.iter().enumerate() {
-                for r in 0..R {
-                    sums[r] = _mm512_dpbusd_epi32(sums[r], w, _mm512_set1_epi32(four(a[r].add(4 * step))));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_dpbusd_epi32(*sum, w, _mm512_set1_epi32(four(a.add(BLOCK * r + 4 * step))));
                 }
             }
             sums

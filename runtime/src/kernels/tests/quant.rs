@@ -3,7 +3,7 @@
 use lith_ir::dtype::DType;
 use lith_ir::quant::{PER_ROW, QuantMatrix, Scales, Scheme, Storage, Values};
 
-use super::{Random, bits};
+use super::{Random, bits, close};
 use crate::kernels::embed::{EmbedArgs, embed_panels};
 use crate::kernels::gemm::{GemmArgs, gemm_on};
 use crate::kernels::{Isa, PackError, Packed, pack_floats, pack_quantized, packed_len};
@@ -117,10 +117,11 @@ impl Product<'_> {
         out
     }
 
-    /// The result, the same on every instruction set that has a fused multiply-add, number of threads, and cut of rows.
+    /// The result, the same on every instruction set, number of threads, and cut of rows. Where plain Rust has no fused
+    /// multiply-add it rounds twice (see [`Isa`]) and is only close.
     fn same_everywhere(&self, random: &mut Random, m: usize, what: &str) -> Vec<f32> {
         let mut all = Vec::new();
-        for isa in Isa::available().filter(|&isa| isa != Isa::Portable || cfg!(target_feature = "fma")) {
+        for isa in Isa::available() {
             let whole = self.run(isa, 1, 0..m);
             for threads in [2, 3] {
                 assert_eq!(bits(&whole), bits(&self.run(isa, threads, 0..m)), "{what} {isa:?} on {threads} threads");
@@ -134,8 +135,17 @@ impl Product<'_> {
             }
             all.push(whole);
         }
-        assert!(all.windows(2).all(|pair| bits(&pair[0]) == bits(&pair[1])), "{what}: instruction sets agree");
-        all.pop().unwrap_or_else(|| self.run(Isa::Portable, 1, 0..m))
+        let best = all.pop().unwrap_or_default();
+        let largest = best.iter().fold(0.0, |m: f64, &x| m.max(f64::from(x.abs())));
+        for (isa, other) in Isa::available().zip(&all) {
+            if isa == Isa::Portable && !cfg!(target_feature = "fma") {
+                let expected: Vec<_> = best.iter().map(|&x| (f64::from(x), largest)).collect();
+                close(other, &expected, 1e-5, &format!("{what} {isa:?}"));
+            } else {
+                assert_eq!(bits(other), bits(&best), "{what}: instruction sets agree");
+            }
+        }
+        best
     }
 }
 

@@ -75,10 +75,8 @@ pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>
         stop_after,
         packed_tables: matrices.tables.iter().filter(is_quantized).cloned().collect(),
         // All or none: a block of mixed widths stays one function.
-        int8_activations: match options.quantization.int8_activations {
-            true => matrices.linear.clone(),
-            false => Default::default(),
-        },
+        rounding: options.quantization.rounding,
+        int8_activations: matrices.linear.clone(),
     };
     let compiled = lith_passes::run(program.clone(), &pass_options).map_err(Error::failure)?;
     drop(program);

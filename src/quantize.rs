@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::quant::{Scheme, Storage};
 use lith_ir::{Op, Program};
-use lith_passes::quantize::{LayerError, MIXED, SCHEMES, bits_per_weight, compare, describe, quantize, scheme};
+use lith_passes::quantize::{
+    LayerError, MIXED, Rounding, SCHEMES, bits_per_weight, compare, describe, quantize, scheme,
+};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -31,8 +33,8 @@ pub struct Quantization {
     pub widths: Widths,
     /// Embedding tables, and output layers tied to them; `None` leaves them as they are.
     pub embeddings: Option<Scheme>,
-    /// Whether linear layers of quantized weights round their activations to 8 bits.
-    pub int8_activations: bool,
+    /// Which linear layers round their activations to 8 bits.
+    pub rounding: Rounding,
 }
 
 /// The budget of `mixed` when none is given.
@@ -42,7 +44,7 @@ const EMBEDDINGS: &str = "int8-32";
 
 impl Default for Quantization {
     fn default() -> Self {
-        Quantization { widths: Widths::Keep, embeddings: None, int8_activations: false }
+        Quantization { widths: Widths::Keep, embeddings: None, rounding: Rounding::Nowhere }
     }
 }
 
@@ -81,12 +83,13 @@ impl Quantization {
             None if widths == Widths::Keep => None,
             None => scheme(EMBEDDINGS),
         };
-        let int8_activations = match activations.unwrap_or("float32") {
-            "float32" => false,
-            "int8" => true,
-            other => return Err(Error::input(format!("--activations {other}: expected float32 or int8"))),
+        let rounding = match activations.unwrap_or("float32") {
+            "float32" => Rounding::Nowhere,
+            "int8" => Rounding::Robust,
+            "int8-all" => Rounding::Everywhere,
+            other => return Err(Error::input(format!("--activations {other}: expected float32, int8 or int8-all"))),
         };
-        Ok(Quantization { widths, embeddings, int8_activations })
+        Ok(Quantization { widths, embeddings, rounding })
     }
 }
 
@@ -196,7 +199,7 @@ mod tests {
         let new = Quantization::new;
         assert_eq!(new(None, None, None, None).unwrap(), Quantization::default());
         let int4 = new(Some("int4-32"), None, None, Some("int8")).unwrap();
-        assert!(int4.int8_activations && int4.embeddings == scheme("int8-32"));
+        assert!(int4.rounding == Rounding::Robust && int4.embeddings == scheme("int8-32"));
         assert_eq!(new(Some("int8"), None, Some("none"), None).unwrap().embeddings, None);
         for (bad, word) in [
             (new(Some("int5"), None, None, None), "int4-32"),
@@ -221,7 +224,7 @@ mod tests {
         let wanted = Quantization {
             widths: Widths::Mixed { budget: 0.09 },
             embeddings: scheme("int8-32"),
-            int8_activations: false,
+            rounding: Rounding::Nowhere,
         };
         let found = plan(&matrices, &wanted, &|_| None, &values).unwrap();
         let bits = |name: &str| found.report.iter().find(|r| r.name == name).map(|r| r.storage.clone());

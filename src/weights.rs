@@ -98,7 +98,8 @@ impl GgufWeights {
             // A matrix that is only stored the other way round has one name for both forms.
             let turned = piece.clone().filter(|(of, _)| **of == parameter.name);
             let whole = std::iter::once(&parameter.name).chain(&parameter.tied_to).map(|name| (name, None));
-            let found = turned.chain(whole).chain(piece).find_map(|(name, piece)| Some((name, gguf.tensor(name)?, piece)));
+            let found =
+                turned.chain(whole).chain(piece).find_map(|(name, piece)| Some((name, gguf.tensor(name)?, piece)));
             let Some((name, tensor, piece)) = found else {
                 problems.push(format!("{}: missing", parameter.name));
                 continue;

@@ -127,10 +127,7 @@ fn verify_finds_wrong_code() {
     let mut module = compilation.module().unwrap();
     module.set_model(serde_json::to_value(&compilation.model.info).unwrap());
     let write = |module: &lith_codegen::Module| {
-        let mut weights = |name: &str| -> lith::Result<lith_codegen::WeightData<'_>> {
-            let bytes = compilation.model.parameter(name, DType::F32)?;
-            Ok(lith_codegen::WeightData::Elements { dtype: DType::F32, bytes })
-        };
+        let mut weights = |name: &str| compilation.model.weights.read(name);
         lith_codegen::write_artifact(&path, module, &mut weights, &[]).unwrap();
         lith::verify::verify(&lith::Program::open(&path, 1).unwrap(), 1, 100, 0).unwrap()
     };

@@ -101,7 +101,7 @@ stages! {
     /// Constants folded, common and dead nodes gone, movement of data simplified. See [`canonicalize`].
     Canonicalize = "canonicalize": |compiled, _: &Options| canonicalize::run(compiled);
     /// Activations of the chosen layers rounded to 8 bits. See [`quantize`].
-    Quantize = "quantize": |compiled, options: &Options| quantize::run(compiled, &options.int8_activations);
+    Quantize = "quantize": |compiled, options: &Options| quantize::run(compiled, options.rounding, &options.int8_activations);
     /// Repeated blocks are functions, called once for each repetition.
     Outline = "outline": |compiled, _: &Options| outline::run(compiled);
     /// Only ops that have a kernel; every result is a value that a kernel stores.
@@ -121,7 +121,9 @@ stages! {
 pub struct Options {
     /// The last stage to run; `None` runs all.
     pub stop_after: Option<Stage>,
-    /// Parameters whose linear layers compute with activations of 8 bits.
+    /// Which linear layers of `int8_activations` compute with activations of 8 bits.
+    pub rounding: quantize::Rounding,
+    /// Weights whose linear layers may.
     pub int8_activations: BTreeSet<String>,
     /// Tables that lie in panels only, because they are quantized: rows are gathered from there.
     pub packed_tables: BTreeSet<String>,

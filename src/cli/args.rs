@@ -82,7 +82,8 @@ pub struct ModelArgs {
     /// Scheme of embedding tables and of output layers tied to them; `none` leaves them [default: int8-32 with --quantize]
     #[arg(long, value_name = "SCHEME")]
     pub quantize_embeddings: Option<String>,
-    /// Activations that enter quantized layers: float32, or int8 in groups of 32 [default: float32]
+    /// Activations that enter linear layers: float32; int8 in groups of 32 where answers depend on it least; int8-all
+    /// [default: float32]
     #[arg(long, value_name = "DTYPE")]
     pub activations: Option<String>,
     /// Key/value cache of language models: float32, float16, bfloat16 or int8

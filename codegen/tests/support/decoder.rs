@@ -87,7 +87,8 @@ impl Decoder {
             params.insert(name.clone(), Tensor::floats(DType::F32, &shape, values).expect("a weight"));
         }
         let int8_activations = if form.activations { matrices } else { BTreeSet::new() };
-        let options = Options { int8_activations, ..Options::default() };
+        let rounding = lith_passes::quantize::Rounding::Everywhere;
+        let options = Options { rounding, int8_activations, ..Options::default() };
         let (program, plan) = super::planned(&ir, &options);
         Decoder { program, plan, params, stored }
     }

@@ -8,6 +8,7 @@ mod report;
 mod round;
 mod schemes;
 
+pub use activations::Rounding;
 pub(crate) use activations::run;
 pub use report::{Error, LayerError, MIXED, bits_per_weight, compare};
 pub use round::quantize;

@@ -264,8 +264,7 @@ impl CompiledLanguageModel {
 /// When a file is no JSON object.
 pub fn generation_config(assets: &(impl Assets + ?Sized)) -> Result<GenerationConfig, TokenizerError> {
     let object = |file: &str| -> Result<Map<String, Value>, TokenizerError> {
-        let broken =
-            |message: String| TokenizerError::Broken { place: assets.place(), file: file.into(), message };
+        let broken = |message: String| TokenizerError::Broken { place: assets.place(), file: file.into(), message };
         match assets.read(file).map_err(|e| broken(e.to_string()))? {
             None => Ok(Map::new()),
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| broken(format!("not a JSON object: {e}"))),

@@ -99,7 +99,9 @@ fn render(source: &str, messages: &[Value]) -> Result<String, ChatError> {
 #[test]
 fn templates_without_end_are_stopped() {
     let nested = |grow: &str, then: &str| {
-        format!("{{% set ns = namespace(a=[]) %}}{{% for i in range(90000) %}}{{% set ns.a = {grow} %}}{{% endfor %}}{then}")
+        format!(
+            "{{% set ns = namespace(a=[]) %}}{{% for i in range(90000) %}}{{% set ns.a = {grow} %}}{{% endfor %}}{then}"
+        )
     };
     let endless = [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}".to_string(),
@@ -159,7 +161,9 @@ fn ct_04_what_is_not_allowed_is_refused() {
     }
     let deep = format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000));
     let long = "x".repeat(2 << 20);
-    for source in ["{% if %}", "{{", "{% for a in b %}", "{{ 'open }}", "{% unknown %}", "{% generation %}", &deep, &long] {
+    for source in
+        ["{% if %}", "{{", "{% for a in b %}", "{{ 'open }}", "{% unknown %}", "{% generation %}", &deep, &long]
+    {
         assert!(matches!(template(source), Err(ChatError::Syntax(_))), "{:?}", source.get(..30));
     }
 }

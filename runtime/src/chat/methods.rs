@@ -94,8 +94,13 @@ fn text(state: &State<'_, '_>, s: &str, method: &str, args: &[Value]) -> Result<
                     let positional: (Option<&str>,) = from_args(&args[..args.len() - 1])?;
                     let named = (!separator.is_undefined()).then_some(separator);
                     let most = if most.is_undefined() { None } else { Some(most.try_into()?) };
-                    return split(s, named.as_ref().and_then(|v| v.as_str()).or(positional.0), most, method == "rsplit")
-                        .map(Some);
+                    return split(
+                        s,
+                        named.as_ref().and_then(|v| v.as_str()).or(positional.0),
+                        most,
+                        method == "rsplit",
+                    )
+                    .map(Some);
                 }
                 None => from_args(args)?,
             };
@@ -137,7 +142,11 @@ fn text(state: &State<'_, '_>, s: &str, method: &str, args: &[Value]) -> Result<
             let () = from_args(args)?;
             let (mut out, mut inside) = (String::with_capacity(s.len()), false);
             for c in s.chars() {
-                if inside { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
+                if inside {
+                    out.extend(c.to_lowercase())
+                } else {
+                    out.extend(c.to_uppercase())
+                }
                 inside = c.is_alphabetic();
             }
             Value::from(out)

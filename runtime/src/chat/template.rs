@@ -152,7 +152,8 @@ impl ChatTemplate {
         env.set_fuel(Some(steps));
         let render = || {
             let context = jinja_value(context);
-            let result = env.get_template("chat_template").and_then(|t| engine::with_marks(marks, || t.render(context)));
+            let result =
+                env.get_template("chat_template").and_then(|t| engine::with_marks(marks, || t.render(context)));
             result.map_err(|e| failure(&e, steps))
         };
         std::thread::scope(|scope| {
@@ -231,7 +232,8 @@ fn normalized(message: &Value) -> Result<Map<String, Value>, ChatError> {
         let problem = format!("a message is an object with \"role\" and \"content\", found {message}");
         return Err(ChatError::Conversation(problem));
     };
-    let given = || fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone()));
+    let given =
+        || fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone()));
     let mut fields = Map::new();
     // The order is upstream's: some templates print it.
     if let Some(reasoning) = REASONING.iter().find_map(|name| message.get(*name).filter(|v| !v.is_null())) {

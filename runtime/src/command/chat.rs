@@ -206,7 +206,10 @@ pub fn converse(
                 eprintln!("{HELP}");
                 continue;
             }
-            _ if command.starts_with('/') && command[1..].chars().all(|c| c.is_ascii_alphabetic()) && rest.is_empty() => {
+            _ if command.starts_with('/')
+                && command[1..].chars().all(|c| c.is_ascii_alphabetic())
+                && rest.is_empty() =>
+            {
                 tell(Err(RunCommandError::Input(format!("{command}: no such command; /help lists them"))), watched)?;
                 continue;
             }

@@ -69,7 +69,7 @@ pub(super) struct Results {
 }
 
 /// A way of choosing tokens, after the prompt.
-pub(super) trait Search {
+pub(super) trait Search: Send {
     /// The sequences that run next.
     fn feeds(&mut self) -> Vec<Feed<'_>>;
 

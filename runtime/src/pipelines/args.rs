@@ -178,7 +178,12 @@ const TEXT_GENERATION: &[ArgSpec] = &[
     },
     TRUNCATION,
     PADDING,
-    arg("add_special_tokens", ArgKind::Bool, "true", "surround a text with the model's special tokens; not a conversation"),
+    arg(
+        "add_special_tokens",
+        ArgKind::Bool,
+        "true",
+        "surround a text with the model's special tokens; not a conversation",
+    ),
     arg(
         "continue_final_message",
         ArgKind::Bool,

@@ -178,12 +178,7 @@ fn settings(writer: &Writer, tokenizer: &AutoTokenizer, args: &Args) -> Result<S
 }
 
 /// The tokens of an input.
-fn encode<'a>(
-    pipeline: &Pipeline,
-    index: usize,
-    input: &'a Input,
-    args: &Args,
-) -> Result<Prompt<'a>, PipelineError> {
+fn encode<'a>(pipeline: &Pipeline, index: usize, input: &'a Input, args: &Args) -> Result<Prompt<'a>, PipelineError> {
     let failed = |source: TokenizerError| PipelineError::Tokenizer { index, source };
     let kwargs = args.get("tokenizer_encode_kwargs").and_then(Value::as_object);
     let option = |name: &str| kwargs.and_then(|k| k.get(name)).or_else(|| args.get(name));

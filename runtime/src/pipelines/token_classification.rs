@@ -127,7 +127,9 @@ pub(super) fn call(pipeline: &Pipeline, inputs: &[Input], args: &Args) -> Result
             Input::Words(words) if split => (Text::Words(words), None),
             Input::Text(_) => return Err(wrong("is_split_into_words=true takes lists of words")),
             Input::Words(_) => return Err(wrong("a list of words needs is_split_into_words=true")),
-            Input::Record(_) | Input::Messages(_) => return Err(wrong("this task takes plain texts or lists of words")),
+            Input::Record(_) | Input::Messages(_) => {
+                return Err(wrong("this task takes plain texts or lists of words"));
+            }
         });
     }
     let (rows, input_of) = pipeline.encode(&texts, &options)?;

@@ -49,7 +49,9 @@ impl ChatTemplates {
             }
         }
         if templates.named.is_empty() {
-            templates.add_config(object(assets, CONFIG)?.get("chat_template")).map_err(|e| broken(assets, CONFIG, e))?;
+            templates
+                .add_config(object(assets, CONFIG)?.get("chat_template"))
+                .map_err(|e| broken(assets, CONFIG, e))?;
         }
         if templates.named.is_empty() {
             let processor = object(assets, PROCESSOR)?;
@@ -104,7 +106,9 @@ impl ChatTemplates {
 
     fn absent(&self) -> ChatError {
         ChatError::NoTemplate(match self.named.is_empty() {
-            true => "the model has no chat template, so it takes plain text only; give a template with chat_template".into(),
+            true => {
+                "the model has no chat template, so it takes plain text only; give a template with chat_template".into()
+            }
             false => {
                 let names: Vec<&str> = self.named.iter().map(|(name, ..)| name.as_str()).collect();
                 format!("the model has no default chat template; name one of {} with chat_template", names.join(", "))

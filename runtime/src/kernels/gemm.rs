@@ -197,7 +197,7 @@ struct Gemm<'a, W> {
     threads: usize,
 }
 
-/// The part of a thread, and its working memory.
+/// What a thread does, and its working memory.
 struct Part<'a, W> {
     gemm: Gemm<'a, W>,
     rows: Range<usize>,
@@ -211,7 +211,8 @@ struct Part<'a, W> {
     own: &'a mut [f32],
 }
 
-fn run<W: Weight>(isa: Isa, gemm: Gemm<W>) {
+/// The part of a thread.
+fn run<W: Weight>(isa: Isa, gemm: Gemm<'_, W>) {
     let (m, n, k) = (gemm.args.m as usize, gemm.args.n as usize, gemm.args.k.max(0) as usize);
     let panels = n.div_ceil(LANES);
     let (by_rows, by_panels) = grid(m, panels, gemm.weight.costs(), gemm.threads);

@@ -196,7 +196,7 @@ fn check(what: &'static str, n: usize, k: usize, expected: usize, found: usize) 
 }
 
 /// Writes the header to `out`, after checking its length, and gives the place for the panels.
-fn start<'a>(header: Header, out: &'a mut [u8]) -> Result<&'a mut [u8], PackError> {
+fn start(header: Header, out: &mut [u8]) -> Result<&mut [u8], PackError> {
     check("the packed form", header.n, header.k, packed_len(header.n, header.k, &header.storage)?, out.len())?;
     let (head, panels) = out.split_at_mut(HEADER);
     head.copy_from_slice(&header.to_bytes());

@@ -70,6 +70,7 @@ macro_rules! halves {
         ]
     };
 }
+pub(crate) use halves;
 
 impl Simd for Avx2 {
     // 6×16: twelve accumulators, two columns of B and two broadcasts fill the sixteen registers.

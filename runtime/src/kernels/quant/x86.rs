@@ -7,24 +7,9 @@ use std::arch::x86_64::*;
 
 use super::bytes::Bytes;
 use super::layout::BLOCK;
-use crate::kernels::x86::{Avx2, Avx512};
+use crate::kernels::x86::{Avx2, Avx512, halves};
 
-/// The same for both halves of a vector.
-macro_rules! halves {
-    ($i:ident => $body:expr) => {
-        [
-            {
-                let $i = 0;
-                $body
-            },
-            {
-                let $i = 1;
-                $body
-            },
-        ]
-    };
-}
-
+/// The codes of four columns.
 #[inline(always)]
 unsafe fn four(a: *const i8) -> i32 {
     unsafe { a.cast::<i32>().read_unaligned() }
@@ -103,7 +88,7 @@ impl Bytes for Avx2 {
         unsafe {
             let ones = _mm256_set1_epi16(1);
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
-            for r in 0..R {
+            for (r, total) in sums.iter_mut().enumerate() {
                 let a = a.add(BLOCK * r);
                 let mut sum = [_mm256_set1_epi32(start.add(r).read()); 2];
                 if bits == 8 {
@@ -129,7 +114,7 @@ impl Bytes for Avx2 {
                         }
                     }
                 }
-                sums[r] = sum;
+                *total = sum;
             }
             sums
         }

@@ -259,7 +259,7 @@ fn quantize(row: &[f32]) -> Vec<(Vec<i32>, f32)> {
 /// The definition of the 8-bit product of a row and an output, as the module says.
 fn integer_product(a: &[(Vec<i32>, f32)], w: &QuantMatrix, output: usize) -> f32 {
     let zero = if let Values::Offset { zero } = w.scheme.values { i32::from(zero) } else { 0 };
-    let unit = if w.scheme.group == PER_ROW || w.scheme.group % 32 == 0 { 32 } else { 16 };
+    let unit = if w.scheme.group == PER_ROW || w.scheme.group.is_multiple_of(32) { 32 } else { 16 };
     // With one group that reaches to the end of the row there is nothing to cut.
     let unit = if w.scheme.group >= w.cols.next_multiple_of(32) { 32 } else { unit };
     let mut acc = 0.0f32;

@@ -65,7 +65,7 @@ pub struct Compilation {
 pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>) -> Result<Compilation> {
     let program = model.program.clone();
     let matrices = Matrices::of(&program);
-    let values = |name: &str| -> Result<(Vec<f32>, usize)> {
+    let values = |name: &str| -> Result<quantize::Matrix> {
         let cols = program.params.get(name).and_then(|ty| ty.static_shape()?.last().copied()).unwrap_or(0);
         Ok((model.weights.values(name)?, cols))
     };

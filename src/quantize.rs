@@ -133,6 +133,9 @@ pub struct StoragePlan {
     pub report: Vec<LayerError>,
 }
 
+/// The values of a matrix, row-major, and its number of columns.
+pub type Matrix = (Vec<f32>, usize);
+
 /// Decides how weights are stored. `stored` tells how the checkpoint has a weight; `values` gives its values and width.
 ///
 /// # Errors
@@ -141,7 +144,7 @@ pub fn plan(
     matrices: &Matrices,
     wanted: &Quantization,
     stored: &(dyn Fn(&str) -> Option<Storage> + Sync),
-    values: &(dyn Fn(&str) -> Result<(Vec<f32>, usize)> + Sync),
+    values: &(dyn Fn(&str) -> Result<Matrix> + Sync),
 ) -> Result<StoragePlan> {
     let names: Vec<&String> = matrices.linear.union(&matrices.tables).collect();
     let decided: Vec<Result<(Option<Storage>, Option<LayerError>)>> = names
@@ -215,10 +218,10 @@ mod tests {
     #[test]
     fn a_budget_picks_widths() {
         let matrices = Matrices { linear: ["a".into(), "b".into()].into(), tables: ["t".into()].into() };
-        let values = |name: &str| -> Result<(Vec<f32>, usize)> {
+        let values = |name: &str| -> Result<Matrix> {
             // `b` has an outlier in each group, which narrow codes cannot follow.
             let wave = |i: usize| (i as f32 * 0.7).sin();
-            let outlier = |i: usize| if name == "b" && i % 32 == 0 { 60.0 } else { wave(i) };
+            let outlier = |i: usize| if name == "b" && i.is_multiple_of(32) { 60.0 } else { wave(i) };
             Ok(((0..512).map(outlier).collect(), 128))
         };
         let wanted = Quantization {

@@ -93,8 +93,7 @@ fn check(folder: &Path, cache: CacheType, allowed: f64) -> f64 {
     }
     // Each case alone, its prompt in chunks of every size and then its tokens all at once: the same bits.
     let model = &mut models[1];
-    for case in 0..count {
-        let (prompt, fed) = (&golden.prompts[case], &golden.fed[case]);
+    for (case, (prompt, fed)) in golden.prompts.iter().zip(&golden.fed).enumerate() {
         for chunk in [1, 2, 7, prompt.len()] {
             let mut state = fresh(model, 1, longest).remove(0);
             let mut last = Vec::new();

@@ -143,7 +143,7 @@ mod tests {
         let x = b.arg("x", ty(32)).unwrap();
         let offsets = Type::new(DType::I32, [Dim::from(2i64)]);
         let offsets = b.arg("offsets", offsets).unwrap();
-        let mut layer = |b: &mut Builder<'_>, name: &str, x: Value| {
+        let layer = |b: &mut Builder<'_>, name: &str, x: Value| {
             let w = b.param(name, Type::new(DType::F32, [32i64, 32])).unwrap();
             b.op(Op::Linear {}, &[x, w]).unwrap()
         };

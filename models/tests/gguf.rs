@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lith_ir::quant::{QuantMatrix, Scales, Storage};
-use lith_models::Checkpoint;
-use lith_models::gguf::{Gguf, GgufError, TensorData, Value, blocks};
+use lith_models::gguf::{Gguf, GgufError, TensorData, Value, blocks, find};
+use lith_models::{Checkpoint, Source};
 use serde_json::Value as Json;
 
 fn fixture(name: &str) -> PathBuf {
@@ -136,7 +136,14 @@ fn configurations_are_those_of_transformers() {
             if field == "architectures" || (name, field.as_str()) == ("llama", "rope_scaling") {
                 continue;
             }
-            let other = transformers_field(&theirs, field);
+            let mut other = transformers_field(&theirs, field);
+            // Where the size of a head is not given, it follows.
+            let share = Json::from(
+                theirs["hidden_size"].as_u64().unwrap_or(0) / theirs["num_attention_heads"].as_u64().unwrap_or(1),
+            );
+            if field == "head_dim" && other.is_null() {
+                other = &share;
+            }
             assert!(says(value, other), "{name}: {field} is {value}, in Transformers {other}");
         }
         lith_models::Config::from_map(ours, gguf.path()).unwrap();
@@ -432,4 +439,17 @@ fn split_files() {
     let other = folder.path().join("model.gguf");
     fs::copy(path(1), &other).unwrap();
     assert!(Gguf::open(&other).unwrap_err().to_string().contains("its name does not end in -00001-of-00002.gguf"));
+    // As the only model of its folder, but not beside others or a configuration.
+    fs::remove_file(&other).unwrap();
+    write(2, split(1).tensor("b", &[4], 0, 0));
+    let source = Source::folder_at(folder.path());
+    assert_eq!(find(&source).unwrap(), Some(path(1)));
+    fs::write(&other, b"").unwrap();
+    let error = find(&source).unwrap_err().to_string();
+    assert!(error.contains("several GGUF files; name one of them: model-00001-of-00002.gguf, model.gguf"), "{error}");
+    fs::remove_file(path(2)).unwrap();
+    fs::remove_file(&other).unwrap();
+    assert!(find(&source).unwrap_err().to_string().contains("no model-00002-of-00002.gguf"));
+    fs::write(folder.path().join("config.json"), "{}").unwrap();
+    assert_eq!(find(&source).unwrap(), None);
 }

@@ -134,6 +134,9 @@ def models():
         state = {k: v.numpy().copy() for k, v in model.state_dict().items()}
         heads = ["lm_head.weight", "embed_out.weight"]
         state = {k: v for k, v in state.items() if not (tied and k in heads) and "rotary_emb" not in k and not k.endswith("attn.bias")}
+        if name == "gptneox":
+            # Its name in files.
+            state["embed_out.weight"] = state.pop("lm_head.weight")
         layers, n_heads = config.num_hidden_layers, config.num_attention_heads
         kv = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or n_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // n_heads

@@ -13,6 +13,7 @@
 pub mod blocks;
 mod config;
 mod cursor;
+mod discover;
 mod error;
 mod header;
 mod metadata;
@@ -20,6 +21,7 @@ mod names;
 mod tensor;
 mod tokenizer;
 
+pub use discover::{find, is_gguf};
 pub use error::GgufError;
 pub use metadata::{Array, Value};
 pub use tensor::{GgufTensor, TensorData};
@@ -97,7 +99,8 @@ impl Gguf {
         if parts <= 1 {
             return Gguf::of(vec![(path.to_path_buf(), bytes, head)]);
         }
-        let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| split_name(name, parts));
+        let part = path.file_name().and_then(|name| name.to_str()).and_then(discover::part);
+        let stem = part.filter(|(_, _, count)| *count == parts).map(|(stem, ..)| stem);
         let stem = stem.ok_or_else(|| {
             let reason =
                 format!("one of {parts} parts, but its name does not end in -00001-of-{parts:05}.gguf or alike");
@@ -253,11 +256,4 @@ fn split_size(metadata: &Metadata, key: &str) -> Result<Option<usize>, GgufError
         }
         size => Ok(size),
     }
-}
-
-/// What comes before `-00001-of-0000N.gguf` in the name of a part.
-fn split_name(name: &str, parts: usize) -> Option<&str> {
-    let stem = name.strip_suffix(&format!("-of-{parts:05}.gguf"))?;
-    let (stem, number) = stem.rsplit_once('-')?;
-    (number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit())).then_some(stem)
 }

@@ -10,7 +10,7 @@ use lith_ir::Program;
 use lith_models::checkpoint::OpenOptions;
 use lith_models::config::ProblemType;
 use lith_models::families::{self, Family, Traced, sentence::Stack};
-use lith_models::gguf::Gguf;
+use lith_models::gguf::{self, Gguf};
 use lith_models::weights::{Fresh, resolve};
 use lith_models::{Checkpoint, Config, Head, HubEnv, LoadOptions, Source, SourceOptions};
 use lith_runtime::pipelines::{ModelInfo, Task};
@@ -98,24 +98,15 @@ impl Opened {
     pub fn new(model: &str, options: &ModelOptions) -> Result<Opened> {
         let path = crate::bundled::find(model)?;
         let name = path.as_deref().map_or(Cow::Borrowed(model), |p| p.to_string_lossy());
-        let (origin, mut config) = match gguf_file(Path::new(&*name))? {
-            Some(file) => {
-                let gguf = Gguf::open(&file).map_err(Error::input)?;
-                let fields = gguf.config().map_err(Error::input)?;
-                let config = Config::from_map(fields, &file).map_err(Error::input)?;
-                (Origin::Gguf(gguf), config)
-            }
-            None => {
-                let env = HubEnv::from_env();
-                let source = Source::open(&name, &options.source, &env).map_err(Error::input)?;
-                let stack = match wants_stack(options)? {
-                    true => Stack::read(&source).map_err(Error::input)?,
-                    false => None,
-                };
-                let folder = stack.as_ref().map_or("", |s| s.transformer.as_str());
-                let transformer = sub_source(&name, folder, options, &env)?;
-                let config = Config::load(&transformer).map_err(Error::input)?;
-                (Origin::Files { source, transformer, stack }, config)
+        let env = HubEnv::from_env();
+        let single = Path::new(&*name);
+        let (origin, mut config) = if single.is_file() && gguf::is_gguf(&name) {
+            open_gguf(single)?
+        } else {
+            let source = Source::open(&name, &options.source, &env).map_err(Error::input)?;
+            match gguf::find(&source).map_err(Error::input)? {
+                Some(file) => open_gguf(&file)?,
+                None => open_files(source, &name, options, &env)?,
             }
         };
         for assignment in &options.overrides {
@@ -331,32 +322,22 @@ fn checkpoint(source: &Source, transformer: &Source, options: &ModelOptions, fol
     Checkpoint::open(&source, &OpenOptions::default()).map_err(Error::input)
 }
 
-/// The GGUF file that a path means: itself, or the only one in a directory without a configuration.
-fn gguf_file(path: &Path) -> Result<Option<PathBuf>> {
-    let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-    if path.is_file() && is_gguf(path) {
-        return Ok(Some(path.into()));
-    }
-    if !path.is_dir() || path.join("config.json").is_file() {
-        return Ok(None);
-    }
-    let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, e))?;
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| is_gguf(p)).collect();
-    // Of a split file the first part stands for all.
-    let later_part = |p: &PathBuf| {
-        let name = p.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        name.split_once("-of-").is_some_and(|(head, _)| head.len() > 5 && !head.ends_with("-00001"))
+fn open_gguf(file: &Path) -> Result<(Origin, Config)> {
+    let gguf = Gguf::open(file).map_err(Error::input)?;
+    let fields = gguf.config().map_err(Error::input)?;
+    let config = Config::from_map(fields, file).map_err(Error::input)?;
+    Ok((Origin::Gguf(gguf), config))
+}
+
+fn open_files(source: Source, name: &str, options: &ModelOptions, env: &HubEnv) -> Result<(Origin, Config)> {
+    let stack = match wants_stack(options)? {
+        true => Stack::read(&source).map_err(Error::input)?,
+        false => None,
     };
-    files.retain(|p| !later_part(p));
-    files.sort();
-    match files.as_slice() {
-        [] => Ok(None),
-        [one] => Ok(Some(one.clone())),
-        many => {
-            let names: Vec<String> = many.iter().map(|p| p.display().to_string()).collect();
-            Err(Error::input(format!("{}: several GGUF files; name one: {}", path.display(), names.join(", "))))
-        }
-    }
+    let folder = stack.as_ref().map_or("", |s| s.transformer.as_str());
+    let transformer = sub_source(name, folder, options, env)?;
+    let config = Config::load(&transformer).map_err(Error::input)?;
+    Ok((Origin::Files { source, transformer, stack }, config))
 }
 
 fn wants_stack(options: &ModelOptions) -> Result<bool> {

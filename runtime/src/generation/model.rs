@@ -107,70 +107,43 @@ pub trait LanguageModel: Send {
     }
 }
 
-impl<M: LanguageModel + ?Sized> LanguageModel for &mut M {
-    fn vocab_size(&self) -> usize {
-        (**self).vocab_size()
-    }
+/// What points to a language model is one.
+macro_rules! pointers {
+    ($($pointer:ty),*) => {
+        $(impl<M: LanguageModel + ?Sized> LanguageModel for $pointer {
+            fn vocab_size(&self) -> usize {
+                (**self).vocab_size()
+            }
 
-    fn max_positions(&self) -> Option<usize> {
-        (**self).max_positions()
-    }
+            fn max_positions(&self) -> Option<usize> {
+                (**self).max_positions()
+            }
 
-    fn page_tokens(&self) -> usize {
-        (**self).page_tokens()
-    }
+            fn page_tokens(&self) -> usize {
+                (**self).page_tokens()
+            }
 
-    fn pages(&self) -> usize {
-        (**self).pages()
-    }
+            fn pages(&self) -> usize {
+                (**self).pages()
+            }
 
-    fn forward(&mut self, batch: &Batch) -> Result<Tensor, ForwardError> {
-        (**self).forward(batch)
-    }
+            fn forward(&mut self, batch: &Batch) -> Result<Tensor, ForwardError> {
+                (**self).forward(batch)
+            }
 
-    fn copy_page(&mut self, from: u32, to: u32) {
-        (**self).copy_page(from, to);
-    }
+            fn copy_page(&mut self, from: u32, to: u32) {
+                (**self).copy_page(from, to);
+            }
 
-    fn hidden_size(&self) -> Option<usize> {
-        (**self).hidden_size()
-    }
+            fn hidden_size(&self) -> Option<usize> {
+                (**self).hidden_size()
+            }
 
-    fn forward_hidden(&mut self, batch: &Batch) -> Result<(Tensor, Tensor), ForwardError> {
-        (**self).forward_hidden(batch)
-    }
+            fn forward_hidden(&mut self, batch: &Batch) -> Result<(Tensor, Tensor), ForwardError> {
+                (**self).forward_hidden(batch)
+            }
+        })*
+    };
 }
 
-impl<M: LanguageModel + ?Sized> LanguageModel for Box<M> {
-    fn vocab_size(&self) -> usize {
-        (**self).vocab_size()
-    }
-
-    fn max_positions(&self) -> Option<usize> {
-        (**self).max_positions()
-    }
-
-    fn page_tokens(&self) -> usize {
-        (**self).page_tokens()
-    }
-
-    fn pages(&self) -> usize {
-        (**self).pages()
-    }
-
-    fn forward(&mut self, batch: &Batch) -> Result<Tensor, ForwardError> {
-        (**self).forward(batch)
-    }
-
-    fn copy_page(&mut self, from: u32, to: u32) {
-        (**self).copy_page(from, to);
-    }
-
-    fn hidden_size(&self) -> Option<usize> {
-        (**self).hidden_size()
-    }
-
-    fn forward_hidden(&mut self, batch: &Batch) -> Result<(Tensor, Tensor), ForwardError> {
-        (**self).forward_hidden(batch)
-    }
-}
+pointers!(&mut M, Box<M>);

@@ -107,12 +107,16 @@ pub fn forward(model: &CompiledModel, batch: &TokenBatch) -> Vec<Output> {
     model.forward(batch).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Every fixture directory with a `golden.json`, by name.
+/// Every fixture directory of a model with a `golden.json`, by name.
 pub fn golden_models(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(fixtures())
         .unwrap()
         .map(|e| e.unwrap().path())
-        .filter(|p| p.join("golden.json").is_file() && wanted(&p.file_name().unwrap().to_string_lossy()))
+        .filter(|p| {
+            p.join("config.json").is_file()
+                && p.join("golden.json").is_file()
+                && wanted(&p.file_name().unwrap().to_string_lossy())
+        })
         .collect();
     found.sort();
     found

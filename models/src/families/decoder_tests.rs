@@ -406,7 +406,7 @@ fn the_form_of_a_decoder() {
     assert_eq!(arguments[..3], expected);
     assert_eq!(arguments[3..], ["pages i32[sequences, table]", "outputs i32[outputs]"]);
     let results: Vec<String> = graph.results().iter().map(|(name, v)| format!("{name} {}", graph.ty(*v))).collect();
-    assert_eq!(results, ["logits f32[outputs, 10]"]);
+    assert_eq!(results, ["logits f32[outputs, 10]", "hidden_states f32[outputs, 24]"]);
     assert_eq!(traced.program.states.len(), 4);
     // One table for embedding and output, and what all layers share stands in none of them.
     assert!(!traced.program.params.contains_key("lm_head.weight"));

@@ -87,7 +87,8 @@ pub(super) fn sentence_piece(vocabulary: &Vocabulary<'_>, unigram: bool) -> Resu
         normalizers.push(json!({"type": "Precompiled", "precompiled_charsmap": base64(map)}));
     }
     if flag("tokenizer.ggml.remove_extra_whitespaces", unigram)? {
-        normalizers.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
+        // Spaces only: other blanks, which a table of characters may turn into spaces, stay where it does not.
+        normalizers.push(json!({"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""}));
         normalizers.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
     }
     if prefix {

@@ -11,7 +11,7 @@ use lith::model::{Model, ModelOptions};
 use lith::quantize::Quantization;
 use lith_ir::interp::{Interpreter, Mode, Tensor as Exact};
 use lith_runtime::artifact::Artifact;
-use lith_runtime::model::open_pipeline;
+use lith_runtime::model::{OpenOptions, open_pipeline, pipeline};
 use lith_runtime::tokenizer::{AutoTokenizer, ChatOptions, Text};
 use serde_json::{Map, Value, json};
 use support::language::{greedy, load, perplexity, prompt_logits};
@@ -115,6 +115,53 @@ fn smollm2_answers() {
         let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
         let rendered = tokenizer.apply_chat_template(case["messages"].as_array().unwrap(), &options).unwrap();
         assert_eq!(rendered, case["rendered"].as_str().unwrap());
+    }
+}
+
+/// Contrastive search of the prompts of [`golden`] against Transformers. (GE-16)
+#[test]
+#[ignore = "needs LITH_TEST_MODELS"]
+fn smollm2_contrastive_search() {
+    let (_folder, path) = artifact(&smollm2(), None);
+    let pipeline = open_pipeline(&path, 2, None).unwrap();
+    let prompts = golden();
+    let contrastive = read_json(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/smollm2-contrastive.json"));
+    let cases = contrastive["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 6);
+    for case in cases {
+        let prompt = &prompts[case["case"].as_u64().unwrap() as usize];
+        let mut args = greedy_args();
+        args.insert("max_new_tokens".into(), 32.into());
+        for option in ["penalty_alpha", "top_k"] {
+            args.insert(option.into(), case[option].clone());
+        }
+        let answer = pipeline.call_json(&input(prompt), &args).unwrap();
+        assert_eq!(generated(&answer, prompt), ids(&case["generated_ids"]), "{case}");
+    }
+}
+
+/// GE-15: the same model at four bits guesses ahead, and so do the prompts themselves; every answer is the one without.
+#[test]
+#[ignore = "needs LITH_TEST_MODELS"]
+fn smollm2_speculation() {
+    let (_folder, path) = artifact(&smollm2(), None);
+    let (_other, draft) = artifact(&gguf(), Some("int8-all"));
+    let options = OpenOptions { threads: 2, draft: Some(draft), ..OpenOptions::default() };
+    let drafted = pipeline(Artifact::open(&path).unwrap(), &options).unwrap();
+    let plain = open_pipeline(&path, 2, None).unwrap();
+    let lookup = json!({"prompt_lookup_num_tokens": 6});
+    let few = json!({"num_assistant_tokens": 3, "assistant_confidence_threshold": 0.0});
+    let cases = golden();
+    let inputs: Value = cases.iter().map(input).collect();
+    for (name, pipeline, more) in
+        [("a draft", &drafted, json!({})), ("a draft of three tokens", &drafted, few), ("lookup", &plain, lookup)]
+    {
+        let mut args = greedy_args();
+        args.extend(more.as_object().unwrap().clone());
+        let answers = pipeline.call_json(&inputs, &args).unwrap();
+        for (i, case) in cases.iter().enumerate() {
+            assert_eq!(generated(&answers[i], case), ids(&case["generated_ids"]), "case {i} with {name}");
+        }
     }
 }
 

@@ -1,80 +1,35 @@
-//! The threads a program runs on: one persistent team that executes a whole program SPMD, and the barrier between its
-//! kernels.
+//! The threads a program runs on: teams that execute a whole program SPMD, on workers that all programs of the process
+//! share, and the barrier between kernels.
 //!
 //! This module knows closures only, nothing of programs or kernels.
-#![allow(unsafe_code, reason = "compiled code hands the barrier back as a raw pointer")]
+#![allow(
+    unsafe_code,
+    reason = "jobs live on the caller's stack, and compiled code hands the barrier back as a raw pointer"
+)]
+
+mod barrier;
+mod pin;
+mod wait;
+mod workers;
 
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// Turns of spinning before a waiting thread offers its core to others: a few tens of microseconds, more than kernels of
-/// equal parts differ by, less than a time slice.
-const SPINS: u32 = 1000;
+pub use barrier::{Barrier, barrier_wait};
+pub use pin::pin;
+use workers::Workers;
 
-/// A place where the threads of a team wait for each other, as often as they like. It spins, and yields to the system
-/// when that takes long. What a thread wrote before, all threads see after.
-#[derive(Debug)]
-pub struct Barrier {
-    threads: usize,
-    arrived: AtomicUsize,
-    generation: AtomicUsize,
-    broken: AtomicBool,
-}
+/// Most threads of a team: more than machines have cores, few enough that a slip of the pen does not stop one.
+pub const MAX_THREADS: usize = 1024;
 
-impl Barrier {
-    /// A barrier of `threads` threads (at least 1).
-    pub fn new(threads: usize) -> Barrier {
-        Barrier {
-            threads,
-            arrived: AtomicUsize::new(0),
-            generation: AtomicUsize::new(0),
-            broken: AtomicBool::new(false),
-        }
-    }
+/// The workers of this process.
+static WORKERS: LazyLock<Workers> = LazyLock::new(|| Workers::new(cores()));
 
-    /// Waits until all threads of the team have called this.
-    ///
-    /// # Panics
-    /// If a thread of the team panicked and so will never come.
-    pub fn wait(&self) {
-        if self.threads <= 1 {
-            return;
-        }
-        let generation = self.generation.load(Ordering::Relaxed);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
-            // The count is reset before the new generation is seen, so nobody can arrive in between.
-            self.arrived.store(0, Ordering::Relaxed);
-            self.generation.store(generation.wrapping_add(1), Ordering::Release);
-            return;
-        }
-        let mut spins = 0;
-        while self.generation.load(Ordering::Acquire) == generation {
-            assert!(!self.broken.load(Ordering::Relaxed), "another thread of the team panicked");
-            if spins < SPINS {
-                spins += 1;
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
-        }
-    }
-
-    /// Frees all waiting threads, now and later, by a panic.
-    fn break_up(&self) {
-        self.broken.store(true, Ordering::Relaxed);
-    }
-}
-
-/// [`Barrier::wait`] for compiled code. A broken barrier ends the process, since there is no unwinding through it.
-///
-/// # Safety
-/// `barrier` points to a [`Barrier`] that lives until all threads have left.
-pub unsafe extern "C" fn barrier_wait(barrier: *const Barrier) {
-    // SAFETY: the caller's promise.
-    unsafe { &*barrier }.wait();
+/// Threads that the machine runs at once.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What a thread of a running team knows of it.
@@ -93,24 +48,19 @@ thread_local! {
     static IN_TEAM: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A team of threads that persists from run to run; started by its first run.
-#[derive(Debug)]
+/// Teams of one size. They take their threads from those of the process and start in the order they were asked for, as
+/// many side by side as there are cores for.
+#[derive(Clone, Copy, Debug)]
 pub struct Pool {
     threads: usize,
-    /// All but the calling thread.
-    workers: OnceLock<rayon::ThreadPool>,
-    /// Teams run one after the other: two half teams would wait for each other for ever.
-    turn: Mutex<()>,
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the calling one included; 0 means as many as the machine runs at once.
+    /// Teams of `threads` threads, the calling one included; 0 means as many as the machine runs at once, more than
+    /// [`MAX_THREADS`] are [`MAX_THREADS`].
     pub fn new(threads: usize) -> Pool {
-        let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            given => given,
-        };
-        Pool { threads, workers: OnceLock::new(), turn: Mutex::new(()) }
+        let threads = if threads == 0 { cores() } else { threads };
+        Pool { threads: threads.min(MAX_THREADS) }
     }
 
     /// Threads of a team.
@@ -128,11 +78,7 @@ impl Pool {
         if self.threads <= 1 || IN_TEAM.get() {
             return alone();
         }
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(workers) = self.workers() else {
-            drop(turn);
-            return alone();
-        };
+        pin::this_thread(0);
         let barrier = Barrier::new(self.threads);
         // The first panic is the one to report; later ones may only be its echo at the barrier.
         let panic: Mutex<Option<Box<dyn Any + Send>>> = Mutex::new(None);
@@ -145,30 +91,20 @@ impl Pool {
             }
             IN_TEAM.set(false);
         };
-        workers.in_place_scope(|scope| {
-            scope.spawn_broadcast(|_, context| part(context.index() + 1));
-            part(0);
-        });
-        drop(turn);
+        if !WORKERS.run(self.threads, &part) {
+            return alone();
+        }
         if let Some(payload) = panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
             resume_unwind(payload);
         }
-    }
-
-    fn workers(&self) -> Option<&rayon::ThreadPool> {
-        if self.workers.get().is_none() {
-            let builder = rayon::ThreadPoolBuilder::new()
-                .num_threads(self.threads - 1)
-                .thread_name(|i| format!("lith-{}", i + 1));
-            // Runs take turns, so nobody else sets it meanwhile.
-            let _ = self.workers.set(builder.build().ok()?);
-        }
-        self.workers.get()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -232,5 +168,50 @@ mod tests {
             }
         });
         assert_eq!(count.into_inner(), 6);
+    }
+
+    /// Programs of several teams never have more threads at work than there are cores, and each gets its turn.
+    #[test]
+    fn teams_share_the_cores() {
+        let workers = Workers::new(3);
+        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for threads in [2, 2, 3, 2] {
+                let (workers, running, most) = (&workers, &running, &most);
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let ran = workers.run(threads, &|_| {
+                            most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                            std::thread::sleep(Duration::from_micros(50));
+                            running.fetch_sub(1, Ordering::SeqCst);
+                        });
+                        assert!(ran);
+                    }
+                });
+            }
+        });
+        assert!(most.into_inner() <= 3);
+    }
+
+    /// A team larger than the machine runs alone, and its threads sleep where they would wait long.
+    #[test]
+    fn threads_that_wait_long_sleep_and_wake() {
+        let pool = Pool::new(4);
+        for sleeper in 0..4 {
+            let count = AtomicUsize::new(0);
+            pool.run(|team| {
+                for _ in 0..3 {
+                    if team.thread == sleeper {
+                        std::thread::sleep(Duration::from_millis(4));
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
+                    team.barrier.wait();
+                }
+                if team.thread == sleeper {
+                    std::thread::sleep(Duration::from_millis(4));
+                }
+            });
+            assert_eq!(count.into_inner(), 12);
+        }
     }
 }

@@ -26,7 +26,7 @@ pub fn as_message(input: Input, system: Option<&str>) -> Input {
     Input::Messages(messages)
 }
 
-/// Answers inputs; whether all of them were answered to their end.
+/// Answers inputs, which are told apart where there are `many`.
 ///
 /// # Errors
 /// When an argument or input cannot be used, the model fails, or the answers cannot be written.
@@ -35,10 +35,10 @@ pub fn answer_all(
     batch: &[Input],
     args: &Args,
     show: &Show,
+    many: bool,
     interrupt: &Interrupt,
     out: &mut dyn Write,
 ) -> Result<(), RunCommandError> {
-    let many = batch.len() > 1;
     let stream = show.stream && !many;
     let mut failed: io::Result<()> = Ok(());
     if let (true, false, true, Some(Input::Text(prompt))) = (stream, show.json, show.prompt, batch.first()) {

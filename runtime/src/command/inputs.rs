@@ -25,7 +25,7 @@ pub struct Inputs {
 
 struct Lines {
     name: String,
-    reader: Box<dyn BufRead>,
+    reader: Box<dyn BufRead + Send>,
     line: usize,
 }
 

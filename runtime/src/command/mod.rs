@@ -7,23 +7,27 @@ mod generate;
 mod inputs;
 mod interrupt;
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::artifact::Artifact;
 use crate::model::{CacheSize, OpenError, OpenOptions, model_info, pipeline};
-use crate::pipelines::{ArgKind, Args, Input, Pipeline, PipelineError, Task};
+use crate::pipelines::{Args, Batches, Gather, Input, Pipeline, PipelineError, Task};
+use crate::threads::MAX_THREADS;
 use generate::Show;
 use inputs::Inputs;
 use interrupt::Interrupt;
 
-/// Inputs answered together when they come from a file or standard input: enough to fill the machine, few enough that
-/// answers appear while more are read.
-const CHUNK: usize = 64;
+/// Most prompts answered together when they come from a file or standard input: enough to fill the machine, few enough
+/// that answers appear while more are read.
+const PROMPTS: usize = 64;
 
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,11 @@ impl RunCommandError {
     }
 }
 
+/// Reads a number of threads.
+pub fn threads() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(..=MAX_THREADS as u64)
+}
+
 /// Adds the arguments of `run` to a command: those every task has, and those of `task`, or of all tasks when it is not
 /// known yet.
 pub fn with_arguments(command: Command, task: Option<Task>) -> Command {
@@ -78,9 +87,22 @@ pub fn with_arguments(command: Command, task: Option<Task>) -> Command {
             Arg::new("threads")
                 .long("threads")
                 .value_name("N")
-                .value_parser(clap::value_parser!(usize))
+                .value_parser(threads())
+                .allow_negative_numbers(true)
                 .default_value("0")
                 .help("Threads to run on; 0 means all cores"),
+        )
+        .arg(
+            Arg::new("pin").long("pin").action(ArgAction::SetTrue).help("Keep each thread to one core"),
+        )
+        .arg(
+            Arg::new("batch_wait")
+                .long("batch-wait")
+                .value_name("MS")
+                .value_parser(clap::value_parser!(u32))
+                .allow_negative_numbers(true)
+                .default_value("5")
+                .help("Milliseconds that an input from a file or standard input waits for others to share a call of the model"),
         );
     if task.is_none_or(|task| task == Task::TextGeneration) {
         command = with_chat_arguments(command);
@@ -107,7 +129,7 @@ pub fn with_arguments(command: Command, task: Option<Task>) -> Command {
                 arg.num_args(0..=1).require_equals(true).default_missing_value("true")
             } else {
                 let action = if spec.is_list() { ArgAction::Append } else { ArgAction::Set };
-                arg.action(action).allow_negative_numbers(spec.kind == ArgKind::Generation)
+                arg.action(action).allow_negative_numbers(true)
             });
         }
     }
@@ -138,7 +160,7 @@ fn with_chat_arguments(command: Command) -> Command {
             flag("draft")
                 .value_name("ARTIFACT")
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("Smaller compiled model that guesses tokens ahead: same text, faster"),
+                .help("Smaller compiled model that guesses tokens ahead in greedy search and sampling: same text (sampled: same chances), faster"),
         )
         .arg(
             flag("cache_tokens")
@@ -182,9 +204,12 @@ fn task_args(task: Task, matches: &ArgMatches) -> Result<Args, PipelineError> {
 pub fn run(artifact: Artifact, task: Option<Task>, matches: &ArgMatches) -> Result<(), RunCommandError> {
     crate::kernels::select(crate::env::isa().as_deref())
         .map_err(|e| RunCommandError::Input(format!("{}: {e}", crate::env::ISA)))?;
+    if matches.get_flag("pin") || crate::env::pin() {
+        crate::threads::pin();
+    }
     let pipeline = pipeline(artifact, &open_options(task, matches))?;
     let args = task_args(pipeline.task(), matches)?;
-    let mut inputs = Inputs::from_matches(pipeline.task(), matches)?;
+    let inputs = Inputs::from_matches(pipeline.task(), matches)?;
     let json = matches.get_flag("json");
     if pipeline.task() == Task::TextGeneration {
         return write(&pipeline, &args, inputs, matches);
@@ -193,21 +218,72 @@ pub fn run(artifact: Artifact, task: Option<Task>, matches: &ArgMatches) -> Resu
         let (flag, task) = (name.replace('_', "-"), pipeline.task());
         return Err(RunCommandError::Input(format!("--{flag} is for text-generation, the model does {task}")));
     }
-    // Similarities relate all inputs of a call to each other.
-    let whole = given(matches, "similarity");
-    let chunk = if whole || inputs.are_given() { usize::MAX } else { CHUNK };
     let out = std::io::stdout();
     let mut out = std::io::BufWriter::new(out.lock());
-    let mut answered = 0;
-    loop {
-        let batch: Vec<Input> = inputs.by_ref().take(chunk).collect::<Result<_, _>>()?;
-        if batch.is_empty() {
-            break;
+    // Similarities relate all inputs of a call to each other.
+    let whole = given(matches, "similarity");
+    answer_stream(&pipeline, inputs, whole, gather(&args, matches)?, |batch, before, many| {
+        let (answers, error) = pipeline.answer(batch, &args);
+        for (input, value) in batch.iter().zip(&answers) {
+            if json {
+                serde_json::to_writer(&mut out, value).map_err(std::io::Error::from)?;
+                out.write_all(b"\n")?;
+            } else {
+                answer::print(pipeline.task(), input, value, many, &mut out)?;
+            }
         }
-        answered += batch.len();
-        answer_all(&pipeline, &batch, &args, json, &mut out)?;
+        out.flush()?;
+        error.map_or(Ok(()), |e| Err(e.after(before).into()))
+    })
+}
+
+/// When a batch of inputs from a file or standard input goes to the model.
+fn gather(args: &Args, matches: &ArgMatches) -> Result<Gather, PipelineError> {
+    let standard = Gather::default();
+    let wait = matches.get_one::<u32>("batch_wait").map_or(standard.wait, |&ms| Duration::from_millis(ms.into()));
+    Ok(Gather { tokens: args.positive("batch_tokens")?.unwrap_or(standard.tokens), wait, ..standard })
+}
+
+/// Hands inputs to `answer` in batches: those of arguments all at once, or all there are if the `whole` is wanted; others
+/// as they come. `answer` also learns how many came before, and whether there are several inputs, as far as is known.
+fn answer_stream(
+    pipeline: &Pipeline,
+    inputs: Inputs,
+    whole: bool,
+    gather: Gather,
+    mut answer: impl FnMut(&[Input], usize, bool) -> Result<(), RunCommandError>,
+) -> Result<(), RunCommandError> {
+    if whole || inputs.are_given() {
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        return if inputs.is_empty() { Err(no_input()) } else { answer(&inputs, 0, inputs.len() > 1) };
     }
-    if answered == 0 { Err(no_input()) } else { Ok(()) }
+    let reader = |e| RunCommandError::Input(format!("no thread to read inputs: {e}"));
+    let mut batches = Batches::new(inputs, gather).map_err(reader)?;
+    let (mut before, mut many) = (0, false);
+    loop {
+        let batch = batches.next(|input| input.as_ref().map_or(0, |input| pipeline.tokens(input)));
+        let (mut inputs, mut failed) = (Vec::with_capacity(batch.len()), None);
+        for input in batch {
+            match input {
+                Ok(input) => inputs.push(input),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        many |= inputs.len() > 1 || !batches.ended();
+        if !inputs.is_empty() {
+            answer(&inputs, before, many)?;
+            before += inputs.len();
+        }
+        match failed {
+            Some(error) => return Err(error),
+            None if inputs.is_empty() && before == 0 => return Err(no_input()),
+            None if inputs.is_empty() => return Ok(()),
+            None => {}
+        }
+    }
 }
 
 fn no_input() -> RunCommandError {
@@ -230,7 +306,7 @@ fn open_options(task: Option<Task>, matches: &ArgMatches) -> OpenOptions {
 }
 
 /// Text generation: streams, converses or answers.
-fn write(pipeline: &Pipeline, args: &Args, mut inputs: Inputs, matches: &ArgMatches) -> Result<(), RunCommandError> {
+fn write(pipeline: &Pipeline, args: &Args, inputs: Inputs, matches: &ArgMatches) -> Result<(), RunCommandError> {
     let interrupt = Interrupt::watch().map_err(|e| RunCommandError::Input(format!("Ctrl-C cannot be watched: {e}")))?;
     let system = matches.get_one::<String>("system").map(String::as_str);
     let chat = matches.get_flag("chat") || system.is_some();
@@ -246,42 +322,26 @@ fn write(pipeline: &Pipeline, args: &Args, mut inputs: Inputs, matches: &ArgMatc
     if !json && !chat && args.flag("return_full_text").is_none() && args.flag("return_tensors").is_none() {
         args.set("return_full_text", false.into())?;
     }
-    let chunk = if inputs.are_given() { usize::MAX } else { CHUNK };
-    let mut answered = 0;
-    loop {
-        let mut batch: Vec<Input> = inputs.by_ref().take(chunk).collect::<Result<_, _>>()?;
-        if batch.is_empty() {
-            break;
+    let gather = Gather { inputs: PROMPTS, ..gather(&args, matches)? };
+    answer_stream(pipeline, inputs, false, gather, |batch, before, many| {
+        let messages = || batch.iter().map(|input| generate::as_message(input.clone(), system)).collect();
+        let batch: Cow<'_, [Input]> = if chat { Cow::Owned(messages()) } else { Cow::Borrowed(batch) };
+        let mut answer = |inputs: &[Input], before: usize| {
+            let done = generate::answer_all(pipeline, inputs, &args, &show, many, &interrupt, &mut out);
+            done.map_err(|e| match e {
+                RunCommandError::Pipeline(e) => e.after(before).into(),
+                other => other,
+            })
+        };
+        match answer(&batch, before) {
+            // Those before the first that cannot be answered are.
+            Err(RunCommandError::Pipeline(e)) if e.is_usage() && batch.len() > 1 => {
+                batch.iter().enumerate().try_for_each(|(i, input)| answer(std::slice::from_ref(input), before + i))?;
+            }
+            done => done?,
         }
-        if chat {
-            batch = batch.into_iter().map(|input| generate::as_message(input, system)).collect();
-        }
-        answered += batch.len();
-        generate::answer_all(pipeline, &batch, &args, &show, &interrupt, &mut out)?;
-        if interrupt.take() {
-            return Err(RunCommandError::Interrupted);
-        }
-    }
-    if answered == 0 { Err(no_input()) } else { Ok(()) }
-}
-
-fn answer_all(
-    pipeline: &Pipeline,
-    batch: &[Input],
-    args: &Args,
-    json: bool,
-    out: &mut impl Write,
-) -> Result<(), RunCommandError> {
-    for (input, value) in batch.iter().zip(pipeline.call(batch, args)?) {
-        if json {
-            serde_json::to_writer(&mut *out, &value).map_err(std::io::Error::from)?;
-            out.write_all(b"\n")?;
-        } else {
-            answer::print(pipeline.task(), input, &value, batch.len() > 1, out)?;
-        }
-    }
-    out.flush()?;
-    Ok(())
+        if interrupt.take() { Err(RunCommandError::Interrupted) } else { Ok(()) }
+    })
 }
 
 /// The main function of a compiled executable: the artifact is behind the program in its own file.

@@ -61,6 +61,12 @@ const BATCH_SIZE: ArgSpec = arg(
     "by tokens",
     "most sequences in one call of the model; results do not depend on it",
 );
+const BATCH_TOKENS: ArgSpec = arg(
+    "batch_tokens",
+    ArgKind::Int,
+    "4096",
+    "most tokens in one call of the model, but for a longer input alone; results do not depend on it",
+);
 const TRUNCATION: ArgSpec = arg("truncation", ArgKind::Switch(TRUNCATIONS), "false", "cut texts that are too long");
 const MAX_LENGTH: ArgSpec =
     arg("max_length", ArgKind::Int, "the model's limit", "length to cut to, in tokens with special ones");
@@ -84,6 +90,7 @@ const TEXT_CLASSIFICATION: &[ArgSpec] = &[
     MAX_LENGTH,
     PADDING,
     BATCH_SIZE,
+    BATCH_TOKENS,
 ];
 
 const TOKEN_CLASSIFICATION: &[ArgSpec] = &[
@@ -104,6 +111,7 @@ const TOKEN_CLASSIFICATION: &[ArgSpec] = &[
     arg("delimiter", ArgKind::Text, "one space", "what stands between words when offsets are counted"),
     arg("grouped_entities", ArgKind::Bool, "false", "older name of aggregation_strategy=simple"),
     BATCH_SIZE,
+    BATCH_TOKENS,
 ];
 
 const FILL_MASK: &[ArgSpec] = &[
@@ -111,6 +119,7 @@ const FILL_MASK: &[ArgSpec] = &[
     arg("targets", ArgKind::List, "the whole vocabulary", "give only these tokens"),
     arg("tokenizer_kwargs", ArgKind::Object, "{}", "options of the tokenizer: truncation, max_length"),
     BATCH_SIZE,
+    BATCH_TOKENS,
 ];
 
 const QUESTION_ANSWERING: &[ArgSpec] = &[
@@ -134,12 +143,14 @@ const QUESTION_ANSWERING: &[ArgSpec] = &[
     arg("align_to_words", ArgKind::Bool, "true", "widen answers to whole words"),
     PADDING,
     BATCH_SIZE,
+    BATCH_TOKENS,
 ];
 
 const FEATURE_EXTRACTION: &[ArgSpec] = &[
     TRUNCATION,
     arg("tokenize_kwargs", ArgKind::Object, "{}", "options of the tokenizer: truncation, max_length"),
     BATCH_SIZE,
+    BATCH_TOKENS,
 ];
 
 const ZERO_SHOT_CLASSIFICATION: &[ArgSpec] = &[
@@ -147,6 +158,7 @@ const ZERO_SHOT_CLASSIFICATION: &[ArgSpec] = &[
     arg("hypothesis_template", ArgKind::Text, "This example is {}.", "sentence that a label is put into, at {}"),
     arg("multi_label", ArgKind::Bool, "false", "judge each label by itself"),
     BATCH_SIZE,
+    BATCH_TOKENS,
 ];
 
 const SENTENCE_EMBEDDING: &[ArgSpec] = &[
@@ -157,6 +169,7 @@ const SENTENCE_EMBEDDING: &[ArgSpec] = &[
         "give the cosine similarities to all inputs of the call in place of the vectors",
     ),
     BATCH_SIZE,
+    BATCH_TOKENS,
 ];
 
 const TEXT_GENERATION: &[ArgSpec] = &[
@@ -399,7 +412,7 @@ impl Args {
     }
 
     /// An integer that must be at least 1.
-    pub(super) fn positive(&self, name: &str) -> Result<Option<usize>, PipelineError> {
+    pub(crate) fn positive(&self, name: &str) -> Result<Option<usize>, PipelineError> {
         match self.int(name) {
             Some(0) => Err(PipelineError::argument(name, "must be at least 1")),
             n => Ok(n),

@@ -104,6 +104,17 @@ impl PipelineError {
         }
     }
 
+    /// The error of an input before which `inputs` others came.
+    pub(crate) fn after(mut self, inputs: usize) -> Self {
+        match &mut self {
+            PipelineError::Input { index, .. }
+            | PipelineError::TooLong { index, .. }
+            | PipelineError::Tokenizer { index, .. } => *index += inputs,
+            _ => {}
+        }
+        self
+    }
+
     pub(super) fn argument(name: &str, problem: impl Into<String>) -> Self {
         PipelineError::Argument { name: name.into(), problem: problem.into() }
     }

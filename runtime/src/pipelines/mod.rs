@@ -1,7 +1,8 @@
 //! Pipelines: texts to answers, with the arguments and results of Transformers' pipelines.
 //!
 //! A pipeline knows its model as a [`TokenModel`] alone (token sequences in, named arrays out) or, for text generation, as
-//! a [`LanguageModel`]. Each task is one file that encodes inputs, has the sequences run, and reads the answers. Must not know programs, artifacts or threads.
+//! a [`LanguageModel`]. Each task is one file that encodes inputs, has the sequences run, and reads the answers. Must not
+//! know programs, artifacts or how they run.
 
 mod args;
 mod error;
@@ -13,6 +14,7 @@ mod model;
 mod question_answering;
 mod run;
 mod sentence_embedding;
+mod stream;
 mod text_classification;
 mod text_generation;
 mod token_classification;
@@ -26,7 +28,10 @@ pub use args::{ArgKind, ArgSpec, Args};
 pub use error::PipelineError;
 pub use input::Input;
 pub use model::{ModelInfo, Output, RunError, Task, TokenBatch, TokenModel};
+pub use stream::{Answers, Gather};
 pub use text_generation::Piece;
+
+pub(crate) use stream::Batches;
 
 use crate::generation::{Cancel, GenerationConfig, LanguageModel};
 use crate::tokenizer::{AutoTokenizer, EncodeOptions};

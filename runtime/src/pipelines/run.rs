@@ -8,9 +8,9 @@ use super::model::{Output, Task, TokenBatch};
 use super::{Args, Model, Pipeline};
 use crate::tokenizer::{EncodeOptions, Encoding, Text, TokenizerError};
 
-/// Tokens of one forward call, unless a single sequence has more: enough to keep every core busy, few enough that the
-/// intermediate results stay small.
-const BATCH_TOKENS: usize = 4096;
+/// Tokens of one forward call by default, unless a single sequence has more: enough to keep every core busy, few enough
+/// that the intermediate results stay small.
+pub(super) const BATCH_TOKENS: usize = 4096;
 
 /// Most output values of one forward call (64 MiB): bounds the logits of models with large vocabularies.
 const BATCH_VALUES: usize = 1 << 24;
@@ -139,7 +139,8 @@ impl Pipeline {
             return Err(PipelineError::WrongTask { compiled, wanted: self.task.to_string() });
         };
         let most = args.positive("batch_size")?.unwrap_or(usize::MAX);
-        let budget = BATCH_TOKENS.min(BATCH_VALUES / self.values_per_token());
+        let tokens = args.positive("batch_tokens")?.unwrap_or(BATCH_TOKENS);
+        let budget = tokens.min(BATCH_VALUES / self.values_per_token());
         let mut start = 0;
         while start < sequences.len() {
             let mut batch = TokenBatch { offsets: vec![0], ..TokenBatch::default() };
@@ -151,7 +152,7 @@ impl Pipeline {
                 }
                 batch.input_ids.extend(&next.ids);
                 batch.token_type_ids.extend(&next.types);
-                // At most BATCH_TOKENS, or one text's tokens, whose number fits as its ids' does.
+                // At most the budget, or one text's tokens, whose number fits as its ids' does.
                 batch.offsets.push(i32::try_from(tokens).map_err(|_| PipelineError::Input {
                     index: end,
                     problem: format!("{tokens} tokens are too many"),

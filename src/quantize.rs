@@ -33,7 +33,7 @@ pub struct Quantization {
     pub widths: Widths,
     /// Embedding tables, and output layers tied to them; `None` leaves them as they are.
     pub embeddings: Option<Scheme>,
-    /// Which linear layers round their activations to 8 bits.
+    /// To how many bits linear layers round their activations.
     pub rounding: Rounding,
 }
 
@@ -85,9 +85,13 @@ impl Quantization {
         };
         let rounding = match activations.unwrap_or("float32") {
             "float32" => Rounding::Nowhere,
+            "int16" => Rounding::Fine,
             "int8" => Rounding::Robust,
             "int8-all" => Rounding::Everywhere,
-            other => return Err(Error::input(format!("--activations {other}: expected float32, int8 or int8-all"))),
+            other => {
+                let problem = format!("--activations {other}: expected float32, int16, int8 or int8-all");
+                return Err(Error::input(problem));
+            }
         };
         Ok(Quantization { widths, embeddings, rounding })
     }

@@ -6,6 +6,7 @@ use std::mem::{offset_of, size_of};
 
 use cranelift_codegen::ir::{InstBuilder, types};
 use lith_ir::plan::{Kernel, KernelKind, Layout};
+use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
 use lith_ir::{CachePart, DType, Dim, NodeId, Op, Value};
 use lith_runtime::abi::{Context, Table};
 use lith_runtime::kernels::{AppendArgs, AttentionArgs, CacheType, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs};
@@ -75,8 +76,15 @@ impl GraphCode<'_, '_, '_> {
         let (mut x, weight) = (self.operand(core, 0)?, self.operand(core, 1)?);
         // The core rounds the activations itself.
         let rounded = kernel.nodes.contains(&x.node).then_some(x.node);
+        let mut code_bytes = 0;
         if let Some(node) = rounded {
-            if !matches!(self.graph.node(node).op, Op::DynamicQuantize { group: 32 }) {
+            code_bytes = match self.graph.node(node).op {
+                Op::DynamicQuantize { group: ACTIVATION_GROUP, levels } => {
+                    ACTIVATION_LEVELS.iter().position(|&l| l == levels).map_or(0, |at| at as i64 + 1)
+                }
+                _ => 0,
+            };
+            if code_bytes == 0 {
                 return self.wrong("a contraction of a value that is nowhere");
             }
             x = self.operand(node, 0)?;
@@ -123,7 +131,7 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(GemmArgs, a), Field::Rows(x)),
             (offset_of!(GemmArgs, lda), Field::Size(k.clone())),
             (offset_of!(GemmArgs, b), Field::Panels(weight)),
-            (offset_of!(GemmArgs, activations), Field::Number(rounded.is_some().into())),
+            (offset_of!(GemmArgs, activations), Field::Number(code_bytes)),
             (offset_of!(GemmArgs, c), Field::At(c)),
             (offset_of!(GemmArgs, ldc), Field::Size(n.clone())),
             (offset_of!(GemmArgs, m), Field::Size(rows)),

@@ -53,7 +53,9 @@ pub fn decompose(graph: &mut Graph, node: NodeId) -> Result<Option<Value>, Graph
             let angles = [operand(1)?, operand(2)?];
             in_f32(&mut b, operand(0)?, |b, x| decoder::rope(b, x, angles, heads, interleaved))?
         }
-        Op::DynamicQuantize { group } => in_f32(&mut b, operand(0)?, |b, x| decoder::dynamic_quantize(b, x, group))?,
+        Op::DynamicQuantize { group, levels } => {
+            in_f32(&mut b, operand(0)?, |b, x| decoder::dynamic_quantize(b, x, group, levels))?
+        }
         Op::CacheAppend { .. } => decoder::cache_append(&mut b, operand(0)?, operand(1)?, operand(2)?)?,
         Op::PagedAttention { heads, kv_heads, scale, window, softcap } => {
             let paged = decoder::Paged { heads, kv_heads, scale, window, softcap };

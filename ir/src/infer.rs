@@ -257,8 +257,10 @@ impl Rule<'_> {
                 t.clone()
             }
             Op::Activation { .. } => self.float(0)?,
-            Op::DynamicQuantize { group } => {
+            Op::DynamicQuantize { group, levels } => {
                 ensure(*group > 0, || "groups of 0".into())?;
+                // So that rounded codes are exact in any type the op computes in.
+                ensure((1..=1 << 22).contains(levels), || format!("{levels} levels"))?;
                 let t = self.float(0)?;
                 ensure(self.last(&t)?.as_const().is_some(), || format!("groups of the last axis of {t}"))?;
                 t

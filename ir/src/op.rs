@@ -356,9 +356,10 @@ ops! {
     /// `d`. The first `r` elements of each head are pairs, `(i, i + r / 2)` or, `interleaved`, `(2i, 2i + 1)`; pair `i`,
     /// `(a, b)`, becomes `(a cos_i - b sin_i, b cos_i + a sin_i)`. Other elements stay.
     Composite Rope = "rope" (x, cos, sin) { heads: usize, interleaved: bool }
-    /// Every element as 8-bit dynamic quantization represents it: in each `group` of the last axis (the last may be
-    /// shorter) with greatest magnitude `m` the element `round(x * (127 / m)) * (m / 127)`, ties to even; 0 where `m` is 0.
-    Composite DynamicQuantize = "dynamic_quantize" (x) { group: usize }
+    /// Every element as dynamic quantization to integers from `-levels` to `levels` represents it: in each `group` of the
+    /// last axis (the last may be shorter) with greatest magnitude `m` the element `round(x * (levels / m)) * (m / levels)`,
+    /// ties to even; 0 where `m` is 0. 127 levels are 8 bits; 32512 are 255 * 127 + 127, two bytes.
+    Composite DynamicQuantize = "dynamic_quantize" (x) { group: usize, levels: usize }
     /// `x / max(|x|, eps)` along the last axis, Euclidean norm.
     Composite L2Norm = "l2_norm" (x) { eps: f64 }
     /// `x[.., k] * weight[n, k]^T + bias[n]`: a layer as checkpoints store it.

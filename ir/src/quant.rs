@@ -4,6 +4,13 @@
 
 use crate::dtype::DType;
 
+/// Elements that share a scale in activations that contractions take as codes.
+pub const ACTIVATION_GROUP: usize = 32;
+
+/// The greatest codes of such activations, of one and of two bytes: the `levels` of a `dynamic_quantize` that contractions
+/// take in. A code of two bytes is `255 a + b`.
+pub const ACTIVATION_LEVELS: [usize; 2] = [127, 255 * 127 + 127];
+
 /// The group of a scheme with one scale for each row.
 pub const PER_ROW: usize = usize::MAX;
 

@@ -67,23 +67,24 @@ fn dynamic_quantize() {
     let mut rng = Rng::new(23);
     let (rows, n) = (2, 11);
     let x = random(&mut rng, &[rows, n]);
-    for group in [1, 4, 11, 32] {
+    for (group, levels) in [(1, 127), (4, 127), (11, 32512), (32, 127), (32, 32512)] {
         let mut expected = Vec::new();
         for row in x.as_floats().unwrap().chunks(n) {
             for values in row.chunks(group) {
                 let m = values.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
-                expected.extend(values.iter().map(|v| (v * (127.0 / m)).round_ties_even() * (m / 127.0)));
+                let most = levels as f64;
+                expected.extend(values.iter().map(|v| (v * (most / m)).round_ties_even() * (m / most)));
             }
         }
-        near(&run(Op::DynamicQuantize { group }, &[Some(&x)]), &expected);
+        near(&run(Op::DynamicQuantize { group, levels }, &[Some(&x)]), &expected);
     }
     // Half a step goes to the even one; groups of zeros give zeros.
     let x = floats(&[1, 6], vec![127.0, 0.5, -1.5, 2.5, 0.0, 0.0]);
-    near(&run(Op::DynamicQuantize { group: 4 }, &[Some(&x)]), &[127.0, 0.0, -2.0, 2.0, 0.0, 0.0]);
+    near(&run(Op::DynamicQuantize { group: 4, levels: 127 }, &[Some(&x)]), &[127.0, 0.0, -2.0, 2.0, 0.0, 0.0]);
     // The greatest magnitude is represented as it is, and nothing leaves the codes from -127 to 127.
     for seed in 0..50 {
         let x = Tensor::floats(DType::F32, &[32], random(&mut Rng::new(seed), &[32]).as_floats().unwrap().to_vec());
-        let y = run_in(Mode::Rounded, Op::DynamicQuantize { group: 32 }, &[Some(&x.unwrap())]);
+        let y = run_in(Mode::Rounded, Op::DynamicQuantize { group: 32, levels: 127 }, &[Some(&x.unwrap())]);
         let m = y.as_floats().unwrap().iter().fold(0.0, |m: f64, v| m.max(v.abs()));
         let codes = y.as_floats().unwrap().iter().map(|v| v * 127.0 / m);
         assert!(codes.clone().all(|c| (c - c.round()).abs() < 1e-4 && c.abs() < 127.001), "seed {seed}");

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Layout, Place};
+use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
 use lith_ir::{Class, DType, Dim, Graph, NodeId, Op, Symbol, Value};
 
 use crate::cache::{Caches, Origin};
@@ -125,7 +126,8 @@ fn check_kind(
             let given = graph.inputs(core).iter().all(|v| !kernel.nodes.contains(&v.node) || Some(v.node) == quantized);
             ensure(matches!(graph.node(core).op, Op::Linear {}) && given, || "no contraction core".into())?;
             if let Some(quantize) = quantized {
-                let group = matches!(graph.node(quantize).op, Op::DynamicQuantize { group: 32 });
+                let group = matches!(graph.node(quantize).op, Op::DynamicQuantize { group: ACTIVATION_GROUP, levels }
+                    if ACTIVATION_LEVELS.contains(&levels));
                 let only =
                     kernel.nodes.iter().all(|&n| n == core || graph.inputs(n).iter().all(|v| v.node != quantize));
                 ensure(group && in_memory(quantize) && only, || "activations quantized in another way".into())?;

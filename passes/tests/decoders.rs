@@ -129,7 +129,7 @@ fn contractions_take_8_bit_activations_in() {
     for kernel in &compiled.plan.graphs["model.layers"].kernels {
         let KernelKind::Contraction { core } = kernel.kind else { continue };
         let x = layer.operand(core, 0).unwrap();
-        assert!(matches!(layer.node(x.node).op, Op::DynamicQuantize { group: 32 }));
+        assert!(matches!(layer.node(x.node).op, Op::DynamicQuantize { group: 32, levels: 127 }));
         assert!(kernel.nodes.contains(&x.node));
         quantized += 1;
     }

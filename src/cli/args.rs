@@ -82,7 +82,8 @@ pub struct ModelArgs {
     /// Scheme of embedding tables and of output layers tied to them; `none` leaves them [default: int8-32 with --quantize]
     #[arg(long, value_name = "SCHEME")]
     pub quantize_embeddings: Option<String>,
-    /// Activations that enter linear layers: float32; int8 in groups of 32 where answers depend on it least; int8-all
+    /// Activations that enter linear layers of quantized weights: float32; int16 in groups of 32; int8 where answers
+    /// depend on it least, and int16 elsewhere; int8-all
     /// [default: float32]
     #[arg(long, value_name = "DTYPE")]
     pub activations: Option<String>,
@@ -199,8 +200,8 @@ pub struct Verify {
     /// Seed of the random inputs
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Largest difference allowed, relative to the largest magnitude of each result [default: 1e-4; 0.1 with 8-bit
-    /// activations, where a code may fall to either side of a tie]
+    /// Largest difference allowed, relative to the largest magnitude of each result [default: 1e-4; where
+    /// activations are rounded and a code may fall to either side of a tie, 0.1 with int8 and 4e-4 with int16]
     #[arg(long)]
     pub tolerance: Option<f64>,
     /// Print JSON

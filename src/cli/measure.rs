@@ -125,14 +125,13 @@ pub fn verify(args: &Verify) -> Result<()> {
             ))?;
         }
     }
-    let rounds = |program: &lith_ir::Program| {
-        let mut nodes = program.graphs().flat_map(|(_, graph)| graph.petgraph().node_weights());
-        nodes.any(|node| matches!(node.op, lith_ir::Op::DynamicQuantize { .. }))
-    };
     let tolerance = match args.tolerance {
         Some(tolerance) => tolerance,
-        None if rounds(&program_of(program.artifact())?) => 0.1,
-        None => 1e-4,
+        // A code may fall to either side of a tie.
+        None => match fewest_levels(&program_of(program.artifact())?) {
+            None => 1e-4,
+            Some(levels) => (12.7 / levels as f64).max(1e-4),
+        },
     };
     match found.iter().find(|d| d.relative.is_nan() || d.relative > tolerance) {
         None => Ok(()),
@@ -141,4 +140,14 @@ pub fn verify(args: &Verify) -> Result<()> {
             d.result, d.relative, tolerance
         ))),
     }
+}
+
+/// The fewest levels that a program rounds activations to, if it does.
+fn fewest_levels(program: &lith_ir::Program) -> Option<usize> {
+    let nodes = program.graphs().flat_map(|(_, graph)| graph.petgraph().node_weights());
+    let levels = |node: &lith_ir::Node| match node.op {
+        lith_ir::Op::DynamicQuantize { levels, .. } => Some(levels),
+        _ => None,
+    };
+    nodes.filter_map(levels).min()
 }

@@ -67,8 +67,8 @@ pub(super) fn rope(b: &mut Builder<'_>, x: Value, angles: [Value; 2], heads: usi
     b.reshape(y, &result)
 }
 
-/// Symmetric 8-bit quantization and back.
-pub(super) fn dynamic_quantize(b: &mut Builder<'_>, x: Value, group: usize) -> Built {
+/// Symmetric quantization and back.
+pub(super) fn dynamic_quantize(b: &mut Builder<'_>, x: Value, group: usize, levels: usize) -> Built {
     let shape = b.ty(x).shape;
     let last = shape.len() - 1;
     let columns = shape[last].as_const().unwrap_or(0);
@@ -85,7 +85,7 @@ pub(super) fn dynamic_quantize(b: &mut Builder<'_>, x: Value, group: usize) -> B
         let grouped: Vec<Dim> =
             shape[..last].iter().cloned().chain([count, (stop - start) / count].map(Dim::constant)).collect();
         let part = b.reshape(part, &grouped)?;
-        let part = groups_of(b, part)?;
+        let part = groups_of(b, part, levels as f64)?;
         parts.push(b.reshape(part, &flat)?);
     }
     match parts[..] {
@@ -96,17 +96,17 @@ pub(super) fn dynamic_quantize(b: &mut Builder<'_>, x: Value, group: usize) -> B
 }
 
 /// [`dynamic_quantize`] with the last axis as the group.
-fn groups_of(b: &mut Builder<'_>, x: Value) -> Built {
+fn groups_of(b: &mut Builder<'_>, x: Value, levels: f64) -> Built {
     let shape = b.ty(x).shape;
     let magnitude = b.unary(Unary::Abs, x)?;
     let max = b.reduce_last(Reduction::Max, magnitude)?;
     let none = b.compare_const(Compare::Eq, max, 0.0)?;
-    let steps = b.full_like(max, 127.0)?;
+    let steps = b.full_like(max, levels)?;
     let one = b.full_like(max, 1.0)?;
     let safe = b.select(none, one, max)?;
     let inverse = b.div(steps, safe)?;
     let inverse = b.expand(inverse, &shape)?;
-    let scale = b.binary_const(Binary::Div, max, 127.0)?;
+    let scale = b.binary_const(Binary::Div, max, levels)?;
     let scale = b.expand(scale, &shape)?;
     let codes = b.mul(x, inverse)?;
     let codes = b.unary(Unary::Round, codes)?;

@@ -9,6 +9,7 @@ use crate::graph::Value;
 use crate::interp::Tensor;
 use crate::op::{CachePart, Op};
 use crate::plan::PAGE_TOKENS;
+use crate::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
 
 /// What a cache of keys and values may consist of.
 const CACHED: [DType; 4] = [DType::F32, DType::F16, DType::Bf16, DType::I8];
@@ -74,24 +75,26 @@ fn dynamic_quantize(dtype: DType, rng: &mut Rng) -> Case {
     let values = m.rng.pick(&[Values::Small, Values::Small, Values::Range(0, 0)]);
     let x = m.arg(dtype, &shape, values);
     let group = m.rng.pick(&[1, 3, 16, 32, 128]);
-    let y = m.op(Op::DynamicQuantize { group }, &[x]);
-    m.finish(&format!("dynamic_quantize by {group}"), &[y], tolerance(dtype))
+    let levels = m.rng.pick(&ACTIVATION_LEVELS);
+    let y = m.op(Op::DynamicQuantize { group, levels }, &[x]);
+    m.finish(&format!("dynamic_quantize by {group} to {levels}"), &[y], tolerance(dtype))
 }
 
-/// A linear layer of 8-bit activations, one that shares them, and what follows.
+/// A linear layer of quantized activations, one that shares them, and what follows.
 fn quantized_linear(rng: &mut Rng) -> Case {
     let mut m = Maker::new(rng);
     let (k, n) = (m.rng.pick(&[1, 16, 32, 48, 64, 96]), m.rng.pick(&[1, 15, 16, 17, 40]));
     let rows = m.axis();
     let x = m.arg(DType::F32, &[rows, fixed(k)], Values::Small);
     let x = built(m.build().mul_const(x, 0.5));
-    let quantized = m.op(Op::DynamicQuantize { group: 32 }, &[x]);
+    let levels = m.rng.pick(&ACTIVATION_LEVELS);
+    let quantized = m.op(Op::DynamicQuantize { group: ACTIVATION_GROUP, levels }, &[x]);
     let weights = [(); 2].map(|()| m.param(DType::F32, &[fixed(n), fixed(k)], Values::Small));
     let bias = maybe_param(&mut m, DType::F32, &[fixed(n)]);
     let first = node(&mut m, Op::Linear {}, &[Some(quantized), Some(weights[0]), bias]);
     let second = m.op(Op::Linear {}, &[quantized, weights[1]]);
     let sum = built(m.build().add(first, second));
-    m.finish(&format!("linear of 8-bit activations {k} to {n}"), &[sum], 8.0 * tolerance(DType::F32))
+    m.finish(&format!("linear of activations to {levels} {k} to {n}"), &[sum], 8.0 * tolerance(DType::F32))
 }
 
 /// Indices beyond both ends and equal ones.

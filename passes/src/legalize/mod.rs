@@ -7,13 +7,11 @@ mod rewrite;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::decompose::decompose;
+use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
 use lith_ir::{DType, Graph, GraphError, NodeId, Op, Program, Value};
 
 use crate::cache::Caches;
 use crate::{Compiled, PassError, canonicalize};
-
-/// Values that share a magnitude in the 8-bit activations of a contraction.
-const ACTIVATION_GROUP: usize = 32;
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     let program = &mut compiled.program;
@@ -134,11 +132,12 @@ fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
         Op::CacheAppend { .. } => in_pages(0),
         Op::PagedAttention { .. } => in_pages(1),
         // Contractions take it in.
-        Op::DynamicQuantize { group } => {
+        Op::DynamicQuantize { group, levels } => {
             let contraction = |&(user, operand): &(NodeId, usize)| {
                 operand == 0 && matches!(graph.node(user).op, Op::Linear {}) && is_legal(graph, user, legal)
             };
             group == ACTIVATION_GROUP
+                && ACTIVATION_LEVELS.contains(&levels)
                 && graph.users(node.into()).iter().all(contraction)
                 && !graph.results().iter().any(|(_, v)| v.node == node)
         }

@@ -1,29 +1,29 @@
-//! 8-bit activations: what enters a linear layer of the chosen weights is rounded to 8 bits in groups, so that its
-//! products are integers.
+//! Activations as codes: what enters a linear layer of the chosen weights is rounded to one or two bytes in groups, so that
+//! its products are integers.
 //!
 //! Three kinds of layers stand out by what that does to answers (measured on SmolLM2: answers of a 4-bit model stay in 7 of 8
 //! cases without them, in 3 with them): those that make queries, keys and values, from inputs with a few large channels; those
-//! that read the output of an activation function, which has rare large values; and those that make results. They keep their
-//! activations unless [`Rounding::Everywhere`] is asked for.
+//! that read the output of an activation function, which has rare large values; and those that make results. [`Rounding::Robust`]
+//! gives them two bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
 use lith_ir::{Binary, DType, Graph, NodeId, Op, Value};
 
 use crate::{Compiled, PassError};
 
-/// Elements that share a scale: what the cores are made for.
-pub const GROUP: usize = 32;
-
-/// Which layers round their activations.
+/// To how many bytes activations are rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rounding {
-    /// None.
+    /// Not at all.
     #[default]
     Nowhere,
-    /// Those that answers depend on least.
+    /// Two in all of the chosen layers.
+    Fine,
+    /// One in the layers that answers depend on least, two in the others.
     Robust,
-    /// All of the chosen weights.
+    /// One in all of the chosen layers.
     Everywhere,
 }
 
@@ -35,20 +35,23 @@ pub(crate) fn run(compiled: &mut Compiled, rounding: Rounding, weights: &BTreeSe
     let program = &mut compiled.program;
     for (name, graph) in program.functions.iter_mut().chain(&mut program.entries) {
         // One rounding serves all layers that read a value.
-        let mut rounded: BTreeMap<Value, Value> = BTreeMap::new();
+        let mut rounded: BTreeMap<(Value, usize), Value> = BTreeMap::new();
         for node in graph.topological().map_err(PassError::in_graph(name))? {
             let Some(x) = activation(graph, node, weights) else { continue };
-            if rounding == Rounding::Robust && is_sensitive(graph, node, x) {
-                continue;
-            }
-            let known = rounded.get(&x).copied();
+            let fine = match rounding {
+                Rounding::Fine => true,
+                Rounding::Robust => is_sensitive(graph, node, x),
+                Rounding::Nowhere | Rounding::Everywhere => false,
+            };
+            let levels = ACTIVATION_LEVELS[usize::from(fine)];
+            let known = rounded.get(&(x, levels)).copied();
             let y = match known {
                 Some(y) => y,
                 None => {
                     let path = graph.node(node).path.clone();
-                    let op = Op::DynamicQuantize { group: GROUP };
+                    let op = Op::DynamicQuantize { group: ACTIVATION_GROUP, levels };
                     let y = graph.add(op, &[x], &path).map_err(PassError::in_graph(name))?;
-                    rounded.insert(x, y);
+                    rounded.insert((x, levels), y);
                     y
                 }
             };
@@ -134,8 +137,8 @@ mod tests {
 
     use super::*;
 
-    /// A gated block with attention: which of its layers round.
-    fn rounded(rounding: Rounding) -> Vec<String> {
+    /// A gated block with attention: which of its layers round to so many levels.
+    fn rounded(rounding: Rounding, levels: usize) -> Vec<String> {
         let tokens = Dim::symbol(&Symbol::new("tokens"));
         let mut graph = Graph::new();
         let ty = |n: i64| Type::new(DType::F32, [tokens.clone(), Dim::from(n)]);
@@ -171,7 +174,10 @@ mod tests {
             .petgraph()
             .node_indices()
             .filter(|&n| matches!(graph.node(n).op, Op::Linear {}))
-            .filter(|&n| matches!(graph.node(graph.operand(n, 0).unwrap().node).op, Op::DynamicQuantize { .. }))
+            .filter(|&n| {
+                let x = &graph.node(graph.operand(n, 0).unwrap().node).op;
+                matches!(x, Op::DynamicQuantize { levels: found, .. } if *found == levels)
+            })
             .filter_map(|n| match &graph.node(graph.operand(n, 1).unwrap().node).op {
                 Op::Param { name, .. } => Some(name.clone()),
                 _ => None,
@@ -182,9 +188,20 @@ mod tests {
     }
 
     #[test]
-    fn sensitive_layers_keep_their_activations() {
-        assert_eq!(rounded(Rounding::Nowhere), Vec::<String>::new());
-        assert_eq!(rounded(Rounding::Robust), ["gate", "o", "up"]);
-        assert_eq!(rounded(Rounding::Everywhere), ["down", "gate", "head", "o", "q", "up"]);
+    fn sensitive_layers_take_two_bytes() {
+        let [one, two] = ACTIVATION_LEVELS;
+        let (all, none) = (["down", "gate", "head", "o", "q", "up"], Vec::<String>::new());
+        for (rounding, bytes, wide) in [
+            (Rounding::Nowhere, none.clone(), none.clone()),
+            (Rounding::Fine, none.clone(), all.map(String::from).into()),
+            (
+                Rounding::Robust,
+                ["gate", "o", "up"].map(String::from).into(),
+                ["down", "head", "q"].map(String::from).into(),
+            ),
+            (Rounding::Everywhere, all.map(String::from).into(), none),
+        ] {
+            assert_eq!((rounded(rounding, one), rounded(rounding, two)), (bytes, wide), "{rounding:?}");
+        }
     }
 }

@@ -102,7 +102,7 @@ impl Decoder {
     }
 
     fn activations(&self, m: &mut Model<'_>, path: &str, x: Value) -> Value {
-        if self.quantized { m.at(path).op(Op::DynamicQuantize { group: 32 }, &[x]).unwrap() } else { x }
+        if self.quantized { m.at(path).op(Op::DynamicQuantize { group: 32, levels: 127 }, &[x]).unwrap() } else { x }
     }
 
     /// The state after `x` went into it, and its scales after theirs did.

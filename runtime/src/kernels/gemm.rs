@@ -10,7 +10,7 @@ use super::isa::Isa;
 use super::panels::{HEADER, Header};
 use super::quant::activations::represent;
 use super::quant::dequant::Dequantized;
-use super::quant::integer::Integer;
+use super::quant::integer::{self, Integer};
 use super::quant::layout::QuantLayout;
 use super::scratch::with_scratch;
 use super::simd::{Element, Kernel, LANES, Simd};
@@ -40,8 +40,8 @@ pub struct GemmArgs {
     pub n: i64,
     /// Columns of A (inputs of the layer). 0 gives C = 0.
     pub k: i64,
-    /// 0: A as it is. 1: A as 8-bit dynamic quantization in groups of 32 columns represents it (the operation
-    /// `dynamic_quantize` of the graph); products with codes are then summed as integers.
+    /// 0: A as it is. 1 or 2: A as dynamic quantization in groups of 32 columns to codes of so many bytes represents it
+    /// (the operation `dynamic_quantize` of the graph); products with codes are then summed as integers.
     pub activations: i64,
     /// Runs on each block of C as soon as it is complete, on the thread that made it, each element once.
     pub epilogue: Option<Epilogue>,
@@ -72,24 +72,28 @@ pub(crate) unsafe fn gemm_on(isa: Isa, args: &GemmArgs, thread: usize, threads: 
     let header = unsafe { Header::read(args.b) };
     debug_assert_eq!((header.n as i64, header.k as i64), (args.n, args.k.max(0)));
     let panels = args.b.wrapping_add(HEADER);
-    let quantized = args.activations != 0;
+    let bytes = args.activations;
     match header.storage {
         Storage::Quantized(scheme) => {
             let layout = QuantLayout::of_packed(&scheme, header.k);
-            if quantized && Integer::takes(&scheme) {
-                run(isa, Gemm { args, weight: Integer { panels, layout }, quantized: false, thread, threads });
-            } else {
-                run(isa, Gemm { args, weight: Dequantized { panels, layout }, quantized, thread, threads });
+            match bytes {
+                1 if integer::takes(&scheme) => {
+                    run(isa, Gemm { args, weight: Integer::<1> { panels, layout }, bytes: 0, thread, threads });
+                }
+                2 if integer::takes(&scheme) => {
+                    run(isa, Gemm { args, weight: Integer::<2> { panels, layout }, bytes: 0, thread, threads });
+                }
+                _ => run(isa, Gemm { args, weight: Dequantized { panels, layout }, bytes, thread, threads }),
             }
         }
         Storage::Float(DType::F32) => {
-            run(isa, Gemm { args, weight: Float(panels.cast::<f32>()), quantized, thread, threads });
+            run(isa, Gemm { args, weight: Float(panels.cast::<f32>()), bytes, thread, threads });
         }
         Storage::Float(DType::F16) => {
-            run(isa, Gemm { args, weight: Float(panels.cast::<f16>()), quantized, thread, threads });
+            run(isa, Gemm { args, weight: Float(panels.cast::<f16>()), bytes, thread, threads });
         }
         Storage::Float(_) => {
-            run(isa, Gemm { args, weight: Float(panels.cast::<bf16>()), quantized, thread, threads });
+            run(isa, Gemm { args, weight: Float(panels.cast::<bf16>()), bytes, thread, threads });
         }
     }
 }
@@ -139,6 +143,12 @@ pub(crate) struct Rows {
 pub(crate) trait Weight: Copy {
     /// What it costs.
     fn costs(&self) -> Costs;
+    /// Panels of a block that is handed to the epilogue, for a row block of `rows`: enough columns to amortise the call,
+    /// few enough to stay cached.
+    fn block(&self, rows: usize) -> usize {
+        let _ = rows;
+        BLOCK_PANELS
+    }
     /// Working memory for a row block of `rows`, in floats.
     fn scratch(&self, rows: usize) -> usize;
     /// Prepares a row block, once before its panels.
@@ -146,7 +156,7 @@ pub(crate) trait Weight: Copy {
     /// # Safety
     /// See [`Weight`].
     unsafe fn stage<S: Simd>(&self, s: S, rows: &Rows, scratch: &mut [f32]);
-    /// Sets the columns of these panels, at `c`, `ldc`, for the rows that were staged: at most [`BLOCK_PANELS`] panels.
+    /// Sets the columns of these panels, at `c`, `ldc`, for the rows that were staged: at most [`Weight::block`] panels.
     ///
     /// # Safety
     /// See [`Weight`]; `c` has sixteen columns for each panel.
@@ -180,8 +190,8 @@ fn grid(m: usize, panels: usize, costs: Costs, threads: usize) -> (usize, usize)
 
 /// Inputs summed before moving on: two panels of this depth and their rows of A fit a 48 KB first-level cache.
 pub(crate) const K_BLOCK: usize = 256;
-/// Panels of a block handed to the epilogue: enough columns to amortise the call, few enough to stay cached.
-pub(crate) const BLOCK_PANELS: usize = 4;
+/// Panels of a block, where the weight does not choose.
+const BLOCK_PANELS: usize = 4;
 /// Bytes of A that stay in the second-level cache while the panels pass by.
 const A_BYTES: usize = 512 << 10;
 /// Rows for which a panel is brought to the first-level cache, at least.
@@ -191,8 +201,8 @@ const LEAST_ROWS: usize = 48;
 struct Gemm<'a, W> {
     args: &'a GemmArgs,
     weight: W,
-    /// Whether A is to be taken as 8-bit quantization represents it.
-    quantized: bool,
+    /// Bytes of the codes that A is to be represented by; 0 for A as it is.
+    bytes: i64,
     thread: usize,
     threads: usize,
 }
@@ -223,7 +233,7 @@ fn run<W: Weight>(isa: Isa, gemm: Gemm<'_, W>) {
     let panels = part(panels, gemm.thread % by_panels, by_panels);
     let row_block = (A_BYTES / (4 * k.max(1))).clamp(LEAST_ROWS, 512);
     let most = row_block.min(rows.len());
-    let represented = if gemm.quantized { (most * k).next_multiple_of(LANES) } else { 0 };
+    let represented = if gemm.bytes > 0 { (most * k).next_multiple_of(LANES) } else { 0 };
     let narrow = if n.is_multiple_of(LANES) { 0 } else { most * LANES };
     // Outside of the kernel, since in closures there are no vectors.
     with_scratch(represented + narrow + gemm.weight.scratch(most), |scratch| {
@@ -238,8 +248,7 @@ impl<W: Weight> Kernel for Part<'_, W> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Part { gemm: Gemm { args, weight, quantized, .. }, rows, panels, row_block, represented, narrow, own } =
-            self;
+        let Part { gemm: Gemm { args, weight, bytes, .. }, rows, panels, row_block, represented, narrow, own } = self;
         let (n, k) = (args.n as usize, args.k.max(0) as usize);
         for rows in pieces(rows, row_block) {
             // SAFETY: rows and panels are in range, so the operands are as `GemmArgs` promises; no other thread has these
@@ -253,14 +262,17 @@ impl<W: Weight> Kernel for Part<'_, W> {
                     count: rows.len(),
                     k,
                 };
-                if quantized {
-                    represent(&view, represented);
+                if bytes > 0 {
+                    match bytes {
+                        1 => represent::<S, 1>(s, &view, represented),
+                        _ => represent::<S, 2>(s, &view, represented),
+                    }
                     (view.a, view.lda) = (represented.as_ptr(), k);
                 }
                 weight.stage(s, &view, own);
-                let mut panel = panels.start;
+                let (mut panel, most) = (panels.start, weight.block(rows.len()));
                 while panel < panels.end {
-                    let end = panels.end.min(panel + BLOCK_PANELS);
+                    let end = panels.end.min(panel + most);
                     block(s, &weight, &view, panel..end, n, narrow, own);
                     if let Some(epilogue) = args.epilogue {
                         let columns = panel * LANES..n.min(end * LANES);

@@ -1,6 +1,7 @@
 //! Vectors of 64 codes, the vocabulary of the quantized kernels: byte `4 o + c` belongs to output o of a panel, so that
 //! a vector of bytes, one of sixteen integers and one of sixteen floats are about the same outputs, lane by lane.
 
+use super::activations::{Group, quantize};
 use super::layout::BLOCK;
 use crate::kernels::simd::Portable;
 
@@ -32,8 +33,8 @@ pub(crate) trait Bytes: Copy + 'static {
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
     /// The entry of `table` at each byte, which is below 16.
     fn lookup_bytes(self, table: &[u8; 16], b: Self::B) -> Self::B;
-    /// Byte `j` of each lane, as a float.
-    fn byte(self, b: Self::B, j: usize) -> Self::V;
+    /// Byte `j` of each lane less `zero`, at most 128, as a float.
+    fn byte(self, b: Self::B, j: usize, zero: f32) -> Self::V;
     /// The entry of `table` at byte `j` of each lane, which is below 16.
     fn lookup(self, table: &[f32; 16], b: Self::B, j: usize) -> Self::V;
     /// # Safety
@@ -52,6 +53,11 @@ pub(crate) trait Bytes: Copy + 'static {
         start: *const i32,
     ) -> [Self::I; R];
     fn to_float(self, i: Self::I) -> Self::V;
+    /// The codes of a group of activations.
+    #[inline(always)]
+    fn quantize<const Q: usize>(self, x: &[f32; BLOCK]) -> Group<Q> {
+        quantize(x)
+    }
     /// Asks for the cache line at `p`, which need not exist.
     fn prefetch(self, p: *const u8);
 }
@@ -88,8 +94,8 @@ impl Bytes for Portable {
         b.map(|x| table[usize::from(x & 15)])
     }
     #[inline(always)]
-    fn byte(self, b: [u8; 64], j: usize) -> [f32; 16] {
-        std::array::from_fn(|o| f32::from(b[4 * o + j]))
+    fn byte(self, b: [u8; 64], j: usize, zero: f32) -> [f32; 16] {
+        std::array::from_fn(|o| f32::from(b[4 * o + j]) - zero)
     }
     #[inline(always)]
     fn lookup(self, table: &[f32; 16], b: [u8; 64], j: usize) -> [f32; 16] {

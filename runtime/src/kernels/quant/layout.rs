@@ -124,6 +124,11 @@ impl QuantLayout {
         if self.group.is_multiple_of(BLOCK) { BLOCK } else { BLOCK / 2 }
     }
 
+    /// Units of a row.
+    pub fn units(&self) -> usize {
+        self.blocks * BLOCK / self.unit()
+    }
+
     /// Checks what [`QuantMatrix::check`] does not: the range of each number.
     pub fn check(&self, matrix: &QuantMatrix) -> Result<(), PackError> {
         let wrong = |what, at: usize, per_row: usize, value: String, problem| {

@@ -6,6 +6,7 @@ pub(crate) mod bytes;
 pub(crate) mod dequant;
 pub(crate) mod integer;
 pub(crate) mod layout;
+mod streams;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod x86;

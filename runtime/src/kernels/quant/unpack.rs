@@ -157,7 +157,7 @@ impl<C: Codes> Kernel for Unpack<C> {
     }
 }
 
-/// How far ahead of what is read memory is asked for.
+/// How far ahead of what is read memory is asked for, where it is read as one stream.
 pub(crate) const AHEAD: usize = 4096;
 
 /// Brings the scales and minima of panels to scratch: one of sixteen outputs for each unit of columns of their blocks.

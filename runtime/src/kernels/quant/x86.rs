@@ -5,9 +5,15 @@
 
 use std::arch::x86_64::*;
 
+use super::activations::{BASE, Group, ROUND, factors, greatest};
 use super::bytes::Bytes;
 use super::layout::BLOCK;
 use crate::kernels::x86::{Avx2, Avx512, halves};
+
+/// Integers below 256 added to it are exact, and stand in its low byte.
+const TWO_TO_23: f32 = 8_388_608.0;
+/// The lowest byte of each lane.
+const LOW_BYTES: u64 = 0x1111_1111_1111_1111;
 
 /// The codes of four columns.
 #[inline(always)]
@@ -56,10 +62,13 @@ impl Bytes for Avx2 {
         })
     }
     #[inline(always)]
-    fn byte(self, b: Self::B, j: usize) -> Self::V {
+    fn byte(self, b: Self::B, j: usize, zero: f32) -> Self::V {
+        // The byte, with the upper bits of 2^23 over it, is 2^23 and the byte.
         halves!(i => unsafe {
-            let moved = _mm256_srl_epi32(b[i], _mm_cvtsi32_si128(8 * j as i32));
-            _mm256_cvtepi32_ps(_mm256_and_si256(moved, _mm256_set1_epi32(255)))
+            let place = _mm256_set_epi32(12, 8, 4, 0, 12, 8, 4, 0);
+            let place = _mm256_or_si256(_mm256_add_epi32(place, _mm256_set1_epi32(j as i32)), _mm256_set1_epi32(!255));
+            let float = _mm256_or_si256(_mm256_shuffle_epi8(b[i], place), _mm256_set1_epi32(TWO_TO_23.to_bits() as i32));
+            _mm256_sub_ps(_mm256_castsi256_ps(float), _mm256_set1_ps(TWO_TO_23 + zero))
         })
     }
     #[inline(always)]
@@ -166,10 +175,13 @@ impl Bytes for Avx512 {
         }
     }
     #[inline(always)]
-    fn byte(self, b: Self::B, j: usize) -> Self::V {
+    fn byte(self, b: Self::B, j: usize, zero: f32) -> Self::V {
+        // The byte, with the upper bits of 2^23 over it, is 2^23 and the byte.
         unsafe {
-            let moved = _mm512_srl_epi32(b, _mm_cvtsi32_si128(8 * j as i32));
-            _mm512_cvtepi32_ps(_mm512_and_si512(moved, _mm512_set1_epi32(255)))
+            let place = _mm512_broadcast_i32x4(_mm_add_epi32(_mm_set_epi32(12, 8, 4, 0), _mm_set1_epi32(j as i32)));
+            let base = _mm512_set1_epi32(TWO_TO_23.to_bits() as i32);
+            let float = _mm512_mask_shuffle_epi8(base, LOW_BYTES, b, place);
+            _mm512_sub_ps(_mm512_castsi512_ps(float), _mm512_set1_ps(TWO_TO_23 + zero))
         }
     }
     #[inline(always)]
@@ -209,6 +221,36 @@ impl Bytes for Avx512 {
     #[inline(always)]
     fn to_float(self, i: Self::I) -> Self::V {
         unsafe { _mm512_cvtepi32_ps(i) }
+    }
+    #[inline(always)]
+    fn quantize<const Q: usize>(self, x: &[f32; BLOCK]) -> Group<Q> {
+        unsafe {
+            let x = [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))];
+            let magnitude = _mm512_set1_epi32(i32::MAX);
+            let magnitudes = halves!(i => _mm512_and_si512(_mm512_castps_si512(x[i]), magnitude));
+            let most = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitudes[0], magnitudes[1]));
+            let (inverse, scale) = factors(f32::from_bits(most), greatest::<Q>());
+            let (inverse, round) = (_mm512_set1_ps(inverse), _mm512_set1_ps(ROUND));
+            let mut rest = halves!(i => _mm512_mul_ps(x[i], inverse));
+            let mut group = Group { codes: [[0; BLOCK]; Q], scale, sums: [[0; 2]; Q] };
+            for q in 0..Q {
+                let mut rounded = halves!(i => _mm512_add_ps(rest[i], round));
+                if q + 1 < Q {
+                    let (part, base) = (_mm512_set1_ps(1.0 / BASE), _mm512_set1_ps(BASE));
+                    let code = halves!(i => _mm512_sub_ps(rounded[i], round));
+                    rounded = halves!(i => _mm512_add_ps(_mm512_mul_ps(code[i], part), round));
+                    rest = halves!(i => {
+                        _mm512_sub_ps(code[i], _mm512_mul_ps(base, _mm512_sub_ps(rounded[i], round)))
+                    });
+                }
+                let bytes = halves!(i => _mm512_cvtepi32_epi8(_mm512_castps_si512(rounded[i])));
+                group.sums[q] = halves!(i => {
+                    _mm_storeu_si128(group.codes[q].as_mut_ptr().add(16 * i).cast(), bytes[i]);
+                    _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes[i]))
+                });
+            }
+            group
+        }
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {

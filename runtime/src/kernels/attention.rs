@@ -243,6 +243,7 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
                         c: scores,
                         ldc: ld_scores,
                         accumulate: false,
+                        next: None,
                     },
                 );
                 for row in 0..height {
@@ -272,6 +273,7 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
                         c: outputs,
                         ldc: width,
                         accumulate: key > 0,
+                        next: None,
                     },
                 );
             }

@@ -173,6 +173,7 @@ unsafe fn block<S: Simd>(
                         c: args.c.offset(c_at(rows.start, columns.start + column)),
                         ldc: args.c_row as usize,
                         accumulate: start > 0,
+                        next: None,
                     };
                     if direct {
                         s.tile(rows.len(), group, &tile);

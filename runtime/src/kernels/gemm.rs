@@ -14,7 +14,7 @@ use super::quant::integer::{self, Integer};
 use super::quant::layout::QuantLayout;
 use super::scratch::with_scratch;
 use super::simd::{Element, Kernel, LANES, Simd};
-use super::tile::TileArgs;
+use super::tile::{Next, TileArgs};
 
 /// What compiled code does to a finished block of C in place (bias, activation, residual, ...): called with the
 /// environment, the rows `r0..r1` and the columns `c0..c1`.
@@ -350,10 +350,22 @@ impl<E: Element> Weight for Float<E> {
         for group in pieces(0..panels.len(), S::PANELS) {
             // One empty piece where k = 0, which zeroes C.
             for ks in pieces(0..rows.k, depth).chain((rows.k == 0).then_some(0..0)) {
+                let at = |panel: usize, k: usize| ((panels.start + panel) * rows.k + k) * LANES;
+                let next = if ks.end < rows.k { at(group.start, ks.end) } else { at(group.end, 0) };
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let b = self.0.add(((panels.start + group.start) * rows.k + ks.start) * LANES);
-                    tiles(s, rows, ks, b, rows.k * LANES, group.len(), c.add(group.start * LANES), ldc);
+                    let b = self.0.add(at(group.start, ks.start));
+                    tiles(
+                        s,
+                        rows,
+                        ks,
+                        b,
+                        self.0.wrapping_add(next),
+                        rows.k * LANES,
+                        group.len(),
+                        c.add(group.start * LANES),
+                        ldc,
+                    );
                 }
             }
         }
@@ -361,7 +373,8 @@ impl<E: Element> Weight for Float<E> {
 }
 
 /// Adds the products of columns `ks` to C (sets C where they are the first), tile by tile: `b` has these columns of
-/// `panels` panels, `b_panel` elements apart.
+/// `panels` panels, `b_panel` elements apart. Meanwhile the same many columns at `b_next`, where the next call's begin, are
+/// brought closer.
 ///
 /// # Safety
 /// As for [`Weight`].
@@ -372,14 +385,19 @@ pub(crate) unsafe fn tiles<S: Simd, E: Element>(
     rows: &Rows,
     ks: Range<usize>,
     b: *const E,
+    b_next: *const E,
     b_panel: usize,
     panels: usize,
     c: *mut f32,
     ldc: usize,
 ) {
-    for part in pieces(0..rows.count, S::ROWS) {
+    for (i, part) in pieces(0..rows.count, S::ROWS).enumerate() {
         // SAFETY: within the operands, as the caller promises.
         unsafe {
+            let next = match i < panels {
+                true => Next { lines: b_next.wrapping_add(i * b_panel).cast(), step: 64 },
+                false => Next { lines: b.cast(), step: 0 },
+            };
             let tile = TileArgs {
                 k: ks.len(),
                 a: rows.a.add(part.start * rows.lda + ks.start),
@@ -390,6 +408,7 @@ pub(crate) unsafe fn tiles<S: Simd, E: Element>(
                 c: c.add(part.start * ldc),
                 ldc,
                 accumulate: ks.start > 0,
+                next: Some(next),
             };
             s.tile(part.len(), panels, &tile);
         }

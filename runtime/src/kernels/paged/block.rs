@@ -187,6 +187,7 @@ unsafe fn tile_of_block<S: Simd, E: Element>(
                 c,
                 ldc: KEY_BLOCK,
                 accumulate: false,
+                next: None,
             };
             tiles(s, height, keys.len() / LANES, tile);
         }
@@ -264,6 +265,7 @@ unsafe fn weigh<S: Simd, E: Element>(
                 c,
                 ldc: width,
                 accumulate: true,
+                next: None,
             };
             return tiles(s, rows.len(), width / LANES, tile);
         }
@@ -278,6 +280,7 @@ unsafe fn weigh<S: Simd, E: Element>(
                 c,
                 ldc: width,
                 accumulate: true,
+                next: None,
             };
             tiles(s, rows.len(), width / LANES, tile);
         }

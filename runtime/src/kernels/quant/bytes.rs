@@ -60,6 +60,10 @@ pub(crate) trait Bytes: Copy + 'static {
     }
     /// Asks for the cache line at `p`, which need not exist.
     fn prefetch(self, p: *const u8);
+    /// Asks for the cache line at `p`, which need not exist, in the second-level cache.
+    fn prefetch_near(self, p: *const u8);
+    /// Asks for the cache line at `p`, which need not exist, to write it.
+    fn prefetch_to_write(self, p: *const u8);
 }
 
 impl Bytes for Portable {
@@ -135,4 +139,8 @@ impl Bytes for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
+    fn prefetch_near(self, _: *const u8) {}
+    #[inline(always)]
+    fn prefetch_to_write(self, _: *const u8) {}
 }

@@ -196,6 +196,7 @@ impl Weight for Dequantized {
                                 c: products,
                                 ldc: group.len() * LANES,
                                 accumulate: false,
+                                next: None,
                             };
                             s.tile(part.len(), group.len(), &tile);
                             let scale = Scale {

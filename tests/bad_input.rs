@@ -5,115 +5,11 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
+use support::bad::{Case, expect_refusal};
 use support::*;
-use tempfile::TempDir;
-
-/// A copy of a fixture to be damaged, beside a cache of its own.
-struct Case {
-    root: TempDir,
-}
-
-impl Case {
-    fn new(fixture: &str) -> Case {
-        let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("model")).unwrap();
-        for entry in fs::read_dir(fixtures().join(fixture)).unwrap() {
-            let from = entry.unwrap().path();
-            if from.is_file() && from.file_name().unwrap() != "golden.json" {
-                fs::copy(&from, root.path().join("model").join(from.file_name().unwrap())).unwrap();
-            }
-        }
-        Case { root }
-    }
-
-    fn model(&self) -> PathBuf {
-        self.root.path().join("model")
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.model().join(name)
-    }
-
-    fn edit(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut bytes = fs::read(self.file(name)).unwrap();
-        change(&mut bytes);
-        fs::write(self.file(name), bytes).unwrap();
-    }
-
-    /// Replaces text in a file; the text must be there.
-    fn replace(&self, name: &str, from: &str, to: &str) {
-        self.edit(name, |bytes| {
-            let text = String::from_utf8(std::mem::take(bytes)).unwrap();
-            assert!(text.contains(from), "{name} holds no {from}");
-            *bytes = text.replace(from, to).into_bytes();
-        });
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lith"));
-        command
-            .args(args)
-            .current_dir(self.root.path())
-            .env("LITH_CACHE", self.root.path().join("cache"))
-            .env("HF_HUB_OFFLINE", "1")
-            .env("HF_HOME", self.root.path().join("hub"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Runs and expects exit code 2 and a message with all of these, and that no file came into being.
-    fn refused(&self, args: &[&str], message: &[&str]) {
-        let before = self.files();
-        let output = self.run(args);
-        expect_refusal(&output, message);
-        assert_eq!(before, self.files(), "{args:?} left files behind");
-    }
-
-    fn compile_refused(&self, message: &[&str]) {
-        self.refused(&["compile", "model", "-o", "out"], message);
-    }
-
-    /// All files but the cache's own.
-    fn files(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let mut folders = vec![self.root.path().to_path_buf()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                match path.is_dir() {
-                    true if path.ends_with("cache") || path.ends_with("hub") => {}
-                    true => folders.push(path),
-                    false => found.push(path),
-                }
-            }
-        }
-        found.sort();
-        found
-    }
-
-    /// The compiled artifact of the model.
-    fn artifact(&self) -> PathBuf {
-        let output = self.run(&["compile", "model", "--emit", "artifact", "-o", "good.lith"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        self.root.path().join("good.lith")
-    }
-}
-
-fn expect_refusal(output: &Output, message: &[&str]) {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "stderr: {stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    for part in message {
-        assert!(stderr.contains(part), "`{part}` is not in: {stderr}");
-    }
-}
 
 /// CFG-02
 #[test]
@@ -263,10 +159,10 @@ fn tokenizer_broken_or_absent() {
 fn empty_input() {
     let case = Case::new("bert-sequence-classification");
     case.refused(&["run", "model"], &["no input"]);
-    fs::write(case.root.path().join("texts"), "").unwrap();
+    fs::write(case.root().join("texts"), "").unwrap();
     case.refused(&["run", "model", "--file", "texts"], &["no input"]);
     case.refused(&["run", "model", "--file", "no-such-file"], &["no-such-file"]);
-    fs::write(case.root.path().join("texts"), "one\n\nthree").unwrap();
+    fs::write(case.root().join("texts"), "one\n\nthree").unwrap();
     let output = case.run(&["run", "model", "--json", "--file", "texts"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
 }
@@ -285,7 +181,7 @@ fn a_hundred_thousand_words() {
         .unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     expect_refusal(&child.wait_with_output().unwrap(), &["tokens", "truncation"]);
-    fs::write(case.root.path().join("long"), text).unwrap();
+    fs::write(case.root().join("long"), text).unwrap();
     let output = case.run(&["run", "model", "--json", "--truncation", "--file", "long"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -335,7 +231,7 @@ fn section(path: &Path, name: &str) -> std::ops::Range<usize> {
 fn artifact_truncated() {
     let case = Case::new("bert-sequence-classification");
     let good = fs::read(case.artifact()).unwrap();
-    let path = case.root.path().join("bad.lith");
+    let path = case.root().join("bad.lith");
     for length in [0, 1, 63, 64, 200, good.len() / 4, good.len() / 2, good.len() - 1] {
         fs::write(&path, &good[..length]).unwrap();
         let output = case.run(&["run", "bad.lith", "text"]);
@@ -349,7 +245,7 @@ fn artifact_with_one_byte_flipped() {
     let case = Case::new("bert-sequence-classification");
     let artifact = case.artifact();
     let good = fs::read(&artifact).unwrap();
-    let path = case.root.path().join("bad.lith");
+    let path = case.root().join("bad.lith");
     for name in [names::TEXT, names::MANIFEST, names::ASSETS, names::CONSTS] {
         let range = section(&artifact, name);
         if range.is_empty() {
@@ -392,7 +288,7 @@ fn with_header(artifact: &Path, change: impl Fn(&mut lith_runtime::artifact::for
 fn artifact_of_another_version_or_cpu() {
     let case = Case::new("bert-sequence-classification");
     let artifact = case.artifact();
-    let path = case.root.path().join("bad.lith");
+    let path = case.root().join("bad.lith");
     fs::write(&path, with_header(&artifact, |h| h.arch = "s390xy".into())).unwrap();
     expect_refusal(&case.run(&["run", "bad.lith", "text"]), &["bad.lith", "s390xy"]);
     let features = lith_runtime::artifact::Artifact::open(&artifact).unwrap().header().features.clone();
@@ -423,8 +319,8 @@ fn disk_full() {
         let script = format!("trap '' XFSZ; ulimit -f 64; exec {lith} compile model {args}");
         let output = Command::new("bash")
             .args(["-c", &script])
-            .current_dir(case.root.path())
-            .env("LITH_CACHE", case.root.path().join("cache"))
+            .current_dir(case.root())
+            .env("LITH_CACHE", case.root().join("cache"))
             .output()
             .unwrap();
         expect_refusal(&output, &[name, "too large"]);
@@ -435,7 +331,7 @@ fn disk_full() {
 #[test]
 fn cache_folder_unwritable() {
     let case = Case::new("bert-sequence-classification");
-    fs::write(case.root.path().join("cache"), "a file where the folder should be").unwrap();
+    fs::write(case.root().join("cache"), "a file where the folder should be").unwrap();
     case.refused(&["run", "model", "text"], &["cache", "LITH_CACHE"]);
 }
 
@@ -470,6 +366,32 @@ fn hub_answers() {
         command.env("HF_ENDPOINT", hub(answer)).env_remove("HF_HUB_OFFLINE").env("NO_PROXY", "127.0.0.1");
         let output = command.output().unwrap();
         expect_refusal(&output, &[message]);
-        assert!(!case.root.path().join("out").exists());
+        assert!(!case.root().join("out").exists());
     }
+}
+
+/// Texts from a pipe that stays open are answered as they come; one that cannot be answered ends the answers, which those
+/// before it have, and is told by its number in the whole.
+#[test]
+fn texts_that_come_one_by_one() {
+    let case = Case::new("bert-sequence-classification");
+    let artifact = case.artifact();
+    let mut child = case
+        .command(&["run", &artifact.to_string_lossy(), "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    for text in ["good", "bad"] {
+        writeln!(input, "{text}").unwrap();
+        assert!(answers.next().unwrap().unwrap().contains("label"));
+    }
+    writeln!(input, "fine\n{}\nlast", "good ".repeat(10_000)).unwrap();
+    drop(input);
+    assert!(answers.next().unwrap().unwrap().contains("label"));
+    assert!(answers.next().is_none());
+    expect_refusal(&child.wait_with_output().unwrap(), &["input 3", "tokens", "truncation"]);
 }

@@ -5,8 +5,8 @@ mod support;
 use std::collections::BTreeMap;
 
 use lith_runtime::model::open_pipeline;
-use lith_runtime::pipelines::Pipeline;
-use serde_json::{Map, Value};
+use lith_runtime::pipelines::{Args, Gather, Input, Pipeline};
+use serde_json::{Map, Value, json};
 use support::*;
 
 /// Equal but for floats, which may differ by the rounding of single precision.
@@ -95,4 +95,29 @@ fn feature_extraction() {
 #[test]
 fn zero_shot_classification() {
     check("zero-shot-classification.json");
+}
+
+/// A compiled model answers a stream of texts with the bits of each text alone, on any number of threads, however they
+/// are cut into calls.
+#[test]
+fn streams_have_the_bits_of_single_calls() {
+    let compiled = Compiled::new(&fixtures().join("bert-sequence-classification"), None);
+    let lengths = (0..40).map(|i| i * 17 % 23 + 1);
+    let inputs: Vec<Input> = lengths.map(|n| Input::Text("good bad rain ".repeat(n)[..4 * n].into())).collect();
+    let mut expected = Vec::new();
+    for threads in [1, 2, 3] {
+        let pipeline = open_pipeline(&compiled.path, threads, None).unwrap_or_else(|e| panic!("{e}"));
+        let args = Args::from_json(pipeline.task(), json!({"top_k": null}).as_object().unwrap()).unwrap();
+        let alone: Vec<Value> =
+            inputs.iter().flat_map(|i| pipeline.call(std::slice::from_ref(i), &args).unwrap()).collect();
+        if threads == 1 {
+            expected = alone.clone();
+        }
+        assert_eq!(alone, expected, "{threads} threads");
+        for tokens in [20, 4096] {
+            let gather = Gather { tokens, ..Gather::default() };
+            let answers = pipeline.stream(inputs.clone(), args.clone(), gather).unwrap();
+            assert_eq!(answers.collect::<Result<Vec<_>, _>>().unwrap(), expected, "{threads} threads, {tokens} tokens");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lith_runtime::pipelines::{
-    Args, Input, ModelInfo, Output, Pipeline, PipelineError, RunError, Task, TokenBatch, TokenModel,
+    Args, Gather, Input, ModelInfo, Output, Pipeline, PipelineError, RunError, Task, TokenBatch, TokenModel,
 };
 use lith_runtime::tokenizer::{AutoTokenizer, Directory};
 use serde_json::{Map, Value, json};
@@ -202,6 +202,81 @@ fn calls_are_bounded_in_tokens() {
     let (pipeline, calls) = with(large, Fault::None);
     pipeline.call(&vec![Input::from("a [MASK]"); 20], &Args::new(Task::FillMask)).unwrap();
     assert!(calls.lock().unwrap().iter().all(|(_, tokens)| *tokens <= 16));
+}
+
+/// The budget of a call is the caller's; results do not depend on it, nor on the order of short and long inputs.
+#[test]
+fn batches_by_tokens() {
+    for task in tasks() {
+        let (pipeline, calls) = with(info(task), Fault::None);
+        let (inputs, values) = mixed(task);
+        let plain = args(task, values.clone());
+        let alone: Vec<Value> =
+            inputs.iter().flat_map(|i| pipeline.call(std::slice::from_ref(i), &plain).unwrap()).collect();
+        let longest = calls.lock().unwrap().iter().map(|(_, tokens)| *tokens).max().unwrap();
+        let mut before = usize::MAX;
+        for budget in [1, 40, 100_000] {
+            calls.lock().unwrap().clear();
+            let mut sized = plain.clone();
+            sized.set("batch_tokens", json!(budget)).unwrap();
+            assert_eq!(pipeline.call(&inputs, &sized).unwrap(), alone, "{task} in batches of {budget} tokens");
+            let calls = calls.lock().unwrap();
+            assert!(calls.iter().all(|(n, tokens)| *tokens <= budget || *n == 1 && *tokens <= longest), "{calls:?}");
+            assert!(calls.len() < before, "{calls:?}");
+            before = calls.len();
+        }
+        assert_eq!(before, 1);
+        let mut none = plain.clone();
+        none.set("batch_tokens", json!(0)).unwrap();
+        assert!(pipeline.call(&inputs, &none).unwrap_err().to_string().contains("batch_tokens"));
+    }
+}
+
+/// Inputs that come one by one are answered as alone, in their order, and share calls of the model.
+#[test]
+fn streams_are_answered_in_order() {
+    for task in tasks() {
+        let (pipeline, calls) = with(info(task), Fault::None);
+        let (inputs, values) = mixed(task);
+        let plain = args(task, values.clone());
+        let inputs: Vec<Input> = inputs.iter().cycle().take(5 * inputs.len()).cloned().collect();
+        let expected = pipeline.call(&inputs, &plain).unwrap();
+        for tokens in [1, 60, 100_000] {
+            calls.lock().unwrap().clear();
+            // Long enough for the whole stream to come.
+            let gather = Gather { tokens, wait: Duration::from_secs(60), ..Gather::default() };
+            let answers = pipeline.stream(inputs.clone(), plain.clone(), gather).unwrap();
+            assert_eq!(answers.collect::<Result<Vec<_>, _>>().unwrap(), expected, "{task} by {tokens} tokens");
+            assert_eq!(calls.lock().unwrap().len() == 1, tokens == 100_000, "{task} by {tokens} tokens");
+        }
+    }
+}
+
+/// An input that comes alone is answered before the next one comes; what cannot be answered ends the stream after the
+/// answers before it, however the batches fell.
+#[test]
+fn streams_answer_soon_and_end_at_errors() {
+    let task = Task::FeatureExtraction;
+    let pipeline = pipeline(task);
+    let (send, inputs) = std::sync::mpsc::channel::<Input>();
+    let gather = Gather { wait: Duration::from_millis(1), ..Gather::default() };
+    let mut answers = pipeline.stream(inputs, Args::new(task), gather).unwrap();
+    for text in ["rain", "a good book"] {
+        send.send(text.into()).unwrap();
+        assert_eq!(answers.next().unwrap().unwrap(), pipeline.call(&[text.into()], &Args::new(task)).unwrap()[0]);
+    }
+    drop(send);
+    assert!(answers.next().is_none());
+
+    for wait in [0, 60_000] {
+        let inputs = ["rain", "snow", &"rain ".repeat(100), "wind"].map(Input::from);
+        let gather = Gather { wait: Duration::from_millis(wait), ..Gather::default() };
+        let mut answers = pipeline.stream(inputs, Args::new(task), gather).unwrap();
+        assert!(answers.next().unwrap().is_ok());
+        assert!(answers.next().unwrap().is_ok());
+        assert!(matches!(answers.next(), Some(Err(PipelineError::TooLong { index: 2, .. }))));
+        assert!(answers.next().is_none());
+    }
 }
 
 /// PP-06, bad input: a text of 100,000 words is cut where the task cuts, else refused with the model's limit; in either

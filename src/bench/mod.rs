@@ -21,6 +21,13 @@ pub struct Shape {
     pub length: usize,
 }
 
+impl Shape {
+    /// The length of each sequence.
+    pub fn lengths(self) -> Vec<usize> {
+        vec![self.length; self.batch]
+    }
+}
+
 impl std::str::FromStr for Shape {
     type Err = String;
     fn from_str(s: &str) -> std::result::Result<Self, String> {
@@ -38,11 +45,23 @@ impl std::fmt::Display for Shape {
     }
 }
 
+/// Lengths of sequences as real ones differ: 64 drawn evenly from 5 to 200 tokens, 7006 in all, in the order they were
+/// drawn (NumPy's `default_rng(7).integers(5, 201, 64)`, so that others can be measured on the same).
+pub const MIXED: [usize; 64] = [
+    190, 127, 139, 180, 118, 157, 168, 49, 15, 63, 60, 176, 183, 6, 102, 165, 30, 161, 28, 96, 165, 64, 71, 59, 146,
+    54, 199, 92, 98, 103, 119, 113, 104, 200, 163, 160, 142, 126, 71, 198, 96, 47, 170, 36, 173, 125, 27, 13, 92, 11,
+    32, 105, 195, 96, 163, 184, 166, 128, 91, 105, 57, 102, 79, 53,
+];
+
 /// What was measured for one shape.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measurement {
-    /// Batch and length.
+    /// Batch and length, or `mixed`.
     pub shape: String,
+    /// Sequences of a call.
+    pub sequences: usize,
+    /// Tokens of a call.
+    pub tokens: usize,
     /// Threads used.
     pub threads: usize,
     /// Median of the calls in milliseconds.
@@ -139,15 +158,14 @@ impl RandomTokens {
     }
 }
 
-/// Measures calls of `forward` on random ids: after three calls to warm up, at least five and at most two hundred calls
-/// in about three seconds; the median counts.
+/// Measures calls of `forward` on random ids in sequences of these lengths: after three calls to warm up, at least five
+/// and at most two hundred calls in about three seconds; the median counts.
 ///
 /// # Errors
 /// When the program cannot be called.
-pub fn measure(program: &Program, shape: Shape, vocab: usize, flops: &Flops) -> Result<Measurement> {
+pub fn measure(program: &Program, shape: &str, lengths: &[usize], vocab: usize, flops: &Flops) -> Result<Measurement> {
     const BUDGET: Duration = Duration::from_secs(3);
-    let lengths = vec![shape.length; shape.batch];
-    let input = RandomTokens::new(&lengths, vocab, &mut Random::new(0));
+    let input = RandomTokens::new(lengths, vocab, &mut Random::new(0));
     let mut times = Vec::new();
     input.with_args(program, "forward", |args| {
         for _ in 0..3 {
@@ -163,12 +181,15 @@ pub fn measure(program: &Program, shape: Shape, vocab: usize, flops: &Flops) -> 
     })?;
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
-    let operations = flops.at(shape.batch as i64, shape.length as i64).unwrap_or(0);
+    let operations: i64 = lengths.iter().map(|&length| flops.at(1, length as i64).unwrap_or(0)).sum();
+    let tokens: usize = lengths.iter().sum();
     Ok(Measurement {
-        shape: shape.to_string(),
+        shape: shape.into(),
+        sequences: lengths.len(),
+        tokens,
         threads: program.threads(),
         median_ms: median * 1e3,
-        tokens_per_s: (shape.batch * shape.length) as f64 / median,
+        tokens_per_s: tokens as f64 / median,
         gflops_per_s: operations as f64 / median / 1e9,
     })
 }
@@ -176,6 +197,12 @@ pub fn measure(program: &Program, shape: Shape, vocab: usize, flops: &Flops) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mixed_lengths() {
+        assert_eq!(MIXED.iter().sum::<usize>(), 7006);
+        assert_eq!((MIXED.iter().min(), MIXED.iter().max()), (Some(&6), Some(&200)));
+    }
 
     #[test]
     fn shapes_parse() {

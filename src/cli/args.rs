@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lith_runtime::command::threads;
 
 /// An ahead-of-time compiler for transformer models: a checkpoint goes in, one file that answers comes out.
 #[derive(Debug, Parser)]
@@ -200,6 +201,9 @@ pub struct Verify {
     /// Seed of the random inputs
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Threads; 0 means all cores
+    #[arg(long, default_value_t = 0, value_parser = threads())]
+    pub threads: usize,
     /// Largest difference allowed, relative to the largest magnitude of each result [default: 1e-4; where
     /// activations are rounded and a code may fall to either side of a tie, 0.1 with int8 and 4e-4 with int16]
     #[arg(long)]
@@ -246,12 +250,18 @@ pub struct Bench {
     /// Time each kernel as well
     #[arg(long)]
     pub profile: bool,
-    /// Batch and length; may be repeated
-    #[arg(long = "shape", value_name = "BATCHxLENGTH", default_value = "8x128")]
+    /// Batch and length; may be repeated [default: 8x128 without --mixed]
+    #[arg(long = "shape", value_name = "BATCHxLENGTH")]
     pub shapes: Vec<String>,
-    /// Threads [default: all cores]
-    #[arg(long, default_value_t = 0)]
+    /// 64 sequences of 6 to 200 tokens, 7006 in all, in one call
+    #[arg(long)]
+    pub mixed: bool,
+    /// Threads; 0 means all cores
+    #[arg(long, default_value_t = 0, value_parser = threads())]
     pub threads: usize,
+    /// Keep each thread to one core
+    #[arg(long)]
+    pub pin: bool,
     /// Print one JSON line for each shape
     #[arg(long)]
     pub json: bool,

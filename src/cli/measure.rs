@@ -8,14 +8,25 @@ use lith_runtime::program::Program;
 use super::args::{Bench, Verify};
 use super::print;
 use crate::bench::language::{Job, Traffic, measure_language};
-use crate::bench::{Shape, measure};
+use crate::bench::{MIXED, Shape, measure};
 use crate::error::{Error, Result};
 use crate::inspect::flops::flops;
 use crate::verify::{program_of, verify as compare};
 
 pub fn bench(args: &Bench) -> Result<()> {
-    let shapes: Vec<Shape> = args.shapes.iter().map(|s| s.parse().map_err(Error::input)).collect::<Result<_>>()?;
+    let parse = |s: &String| s.parse::<Shape>().map_err(Error::input);
+    let mut shapes: Vec<(String, Vec<usize>)> =
+        args.shapes.iter().map(|s| Ok((s.clone(), parse(s)?.lengths()))).collect::<Result<_>>()?;
+    if args.mixed {
+        shapes.push(("mixed".into(), MIXED.to_vec()));
+    }
+    if shapes.is_empty() {
+        shapes.push(("8x128".into(), vec![128; 8]));
+    }
     lith_runtime::kernels::select(lith_runtime::env::isa().as_deref()).map_err(Error::input)?;
+    if args.pin || lith_runtime::env::pin() {
+        lith_runtime::threads::pin();
+    }
     let path = super::run::artifact_of(&args.artifact, &args.from)?;
     let program = Program::open(&path, args.threads).map_err(Error::input)?;
     program.set_profiling(args.profile);
@@ -26,12 +37,12 @@ pub fn bench(args: &Bench) -> Result<()> {
     let program = program_of(model.program().artifact())?;
     let entry = program.entries.get(ENTRY).ok_or_else(|| Error::input(format!("no entry point `{ENTRY}`")))?;
     let operations = flops(&program, entry);
-    for shape in shapes {
+    for (shape, lengths) in shapes {
         let limit = model.info().max_positions.unwrap_or(usize::MAX);
-        if shape.length > limit {
+        if lengths.iter().any(|&length| length > limit) {
             return Err(Error::input(format!("shape {shape}: the model takes at most {limit} tokens")));
         }
-        let found = measure(model.program(), shape, model.info().vocab_size, &operations)?;
+        let found = measure(model.program(), &shape, &lengths, model.info().vocab_size, &operations)?;
         if args.json {
             print_json(&found, model.program(), args.profile)?;
         } else {
@@ -49,6 +60,11 @@ pub fn bench(args: &Bench) -> Result<()> {
 const ROUNDS: usize = 5;
 
 fn bench_language(args: &Bench, program: Program) -> Result<()> {
+    if args.mixed || !args.shapes.is_empty() {
+        return Err(Error::input(
+            "--mixed and --shape are for encoders; language models have --prefill, --decode, --batch",
+        ));
+    }
     let job = Job { prefill: args.prefill, decode: args.decode, batch: args.batch };
     if job.prefill == 0 || job.decode == 0 || job.batch == 0 {
         return Err(Error::input("--prefill, --decode and --batch are at least 1"));
@@ -112,7 +128,7 @@ fn print_profile(program: &Program, profile: bool) -> Result<()> {
 }
 
 pub fn verify(args: &Verify) -> Result<()> {
-    let program = Program::open(&args.artifact, 0).map_err(Error::input)?;
+    let program = Program::open(&args.artifact, args.threads).map_err(Error::input)?;
     let info = model_info(program.artifact()).map_err(Error::input)?;
     let found = compare(&program, args.batches, info.vocab_size, args.seed)?;
     for d in &found {

@@ -1,6 +1,7 @@
 //! What the whole-system tests share: fixtures, compiling them, comparing results.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod bad;
 pub mod language;
 
 use std::fs;

@@ -9,7 +9,7 @@ use lith_ir::{Graph, NodeId, Op, Program};
 use crate::{Compiled, Options, PassError};
 
 pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
-    let Compiled { program, plan } = compiled;
+    let Compiled { program, plan, .. } = compiled;
     let embeddings: BTreeSet<(&str, NodeId)> = plan
         .graphs
         .iter()

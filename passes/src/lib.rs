@@ -2,7 +2,7 @@
 //! the IR only: no model by name, no machine.
 //!
 //! Stages run in the order of one table, and each can be the last: see [`Stage`]. Differentiation (after canonicalize)
-//! and equality saturation (after outline) are later stages; each will be one more row.
+//! is a later stage; it will be one more row.
 #![forbid(unsafe_code)]
 
 mod cache;
@@ -16,6 +16,7 @@ mod memory;
 mod outline;
 pub mod quantize;
 mod reads;
+pub mod saturate;
 mod schedule;
 
 use std::collections::BTreeSet;
@@ -30,6 +31,8 @@ pub struct Compiled {
     pub program: Program,
     /// The plan; empty before [`Stage::Fuse`], without places before [`Stage::Memory`].
     pub plan: Plan,
+    /// What equality saturation did.
+    pub saturation: saturate::Report,
 }
 
 /// Why a program has no plan.
@@ -104,6 +107,8 @@ stages! {
     Quantize = "quantize": |compiled, options: &Options| quantize::run(compiled, options.rounding, &options.int8_activations);
     /// Repeated blocks are functions, called once for each repetition.
     Outline = "outline": |compiled, _: &Options| outline::run(compiled);
+    /// The cheapest of all forms that the rules know. See [`saturate`].
+    Saturate = "saturate": saturate::run;
     /// Only ops that have a kernel; every result is a value that a kernel stores.
     Legalize = "legalize": |compiled, _: &Options| legalize::run(compiled);
     /// Nodes grouped into kernels.
@@ -127,6 +132,12 @@ pub struct Options {
     pub int8_activations: BTreeSet<String>,
     /// Tables that lie in panels only, because they are quantized: rows are gathered from there.
     pub packed_tables: BTreeSet<String>,
+    /// How much rewrites may change numbers.
+    pub numeric: saturate::Numeric,
+    /// How far equality saturation goes.
+    pub saturation: saturate::Budget,
+    /// What costs are estimated for.
+    pub device: saturate::DeviceProfile,
 }
 
 /// Takes a traced program through the stages.
@@ -134,7 +145,7 @@ pub struct Options {
 /// # Errors
 /// When the program is not sound. Same program, same result.
 pub fn run(program: Program, options: &Options) -> Result<Compiled, PassError> {
-    let mut compiled = Compiled { program, plan: Plan::default() };
+    let mut compiled = Compiled { program, ..Compiled::default() };
     for &stage in Stage::ALL {
         stage.run(&mut compiled, options)?;
         let nodes: usize = compiled.program.graphs().map(|(_, g)| g.compute_nodes()).sum();

@@ -16,7 +16,7 @@ use crate::{Compiled, PassError};
 pub const ALIGNMENT: i64 = 64;
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
-    let Compiled { program, plan } = compiled;
+    let Compiled { program, plan, .. } = compiled;
     let caches = Caches::find(program)?;
     plan.cache = pages(program, &caches)?;
     // Called functions first: their arenas are part of their callers'.

@@ -12,7 +12,7 @@ use crate::reads::Stored;
 use crate::{Compiled, PassError};
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
-    let Compiled { program, plan } = compiled;
+    let Compiled { program, plan, .. } = compiled;
     let caches = Caches::find(program)?;
     for (name, graph_plan) in &mut plan.graphs {
         let Some(graph) = program.graph(name) else { continue };

@@ -8,6 +8,7 @@ mod rules;
 use lith_ir::{Graph, GraphError};
 
 use crate::{Compiled, PassError};
+pub(crate) use rules::holds;
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     let program = &mut compiled.program;

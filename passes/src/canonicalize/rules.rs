@@ -189,7 +189,7 @@ fn elementwise_of_broadcasts(g: &mut Graph, n: NodeId) -> Rewritten {
 }
 
 /// Whether every value of `from` is a value of `to`.
-fn holds(to: DType, from: DType) -> bool {
+pub(crate) fn holds(to: DType, from: DType) -> bool {
     // Bits of a float's fraction and of its exponent.
     let float = |d: DType| match d {
         DType::F64 => Some((52, 11)),

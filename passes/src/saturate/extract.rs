@@ -1,0 +1,157 @@
+//! Chooses one e-node for each class so that the sum of costs over the classes in use is small: a class that many read
+//! counts once. Greedy from the leaves up, then local improvement, each also from the graph as it was; never a cycle.
+//! The same e-graph gives the same choice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use egg::{Id, Language};
+
+use super::analysis::Classes;
+use super::language::Node;
+
+/// One e-node for each class.
+pub type Choice = BTreeMap<Id, Node>;
+
+/// How many times the whole choice is gone through for improvements.
+const ROUNDS: usize = 8;
+/// How many alternatives are tried in all.
+const TRIALS: usize = 4_000;
+
+/// The classes that a choice makes use of.
+pub fn reachable(classes: &Classes, roots: &[Id], choice: &Choice) -> BTreeSet<Id> {
+    let mut seen = BTreeSet::new();
+    let mut stack: Vec<Id> = roots.iter().map(|&r| classes.find(r)).collect();
+    while let Some(id) = stack.pop() {
+        if seen.insert(id)
+            && let Some(node) = choice.get(&id)
+        {
+            stack.extend(node.children().iter().map(|&c| classes.find(c)));
+        }
+    }
+    seen
+}
+
+/// The cost of a choice; `None` when it has a cycle or a class without a node.
+pub fn total(classes: &Classes, roots: &[Id], choice: &Choice, cost: &dyn Fn(Id, &Node) -> f64) -> Option<f64> {
+    // Depth first; a class that is met while it is being worked on is part of a cycle.
+    let mut done: BTreeMap<Id, bool> = BTreeMap::new();
+    let mut stack: Vec<(Id, bool)> = roots.iter().rev().map(|&r| (classes.find(r), false)).collect();
+    let mut sum = 0.0;
+    while let Some((id, finished)) = stack.pop() {
+        if finished {
+            done.insert(id, true);
+            continue;
+        }
+        match done.get(&id) {
+            Some(true) => continue,
+            Some(false) => return None,
+            None => done.insert(id, false),
+        };
+        let node = choice.get(&id)?;
+        sum += cost(id, node);
+        stack.push((id, true));
+        for &child in node.children().iter().rev() {
+            let child = classes.find(child);
+            match done.get(&child) {
+                Some(true) => {}
+                Some(false) => return None,
+                None => stack.push((child, false)),
+            }
+        }
+    }
+    Some(sum)
+}
+
+/// The cheapest choice found, and its cost. It never costs more than `original`.
+pub fn extract(
+    classes: &Classes,
+    roots: &[Id],
+    original: &Choice,
+    cost: &dyn Fn(Id, &Node) -> f64,
+) -> Option<(Choice, f64)> {
+    let start = total(classes, roots, original, cost)?;
+    let mut best = (original.clone(), start);
+    improve(classes, roots, &mut best, cost);
+    let greedy = greedy(classes, cost);
+    if let Some(sum) = total(classes, roots, &greedy, cost) {
+        let mut other = (greedy, sum);
+        improve(classes, roots, &mut other, cost);
+        // Of equals the one that is the graph as it was.
+        if other.1 < best.1 * (1.0 - 1e-9) {
+            best = other;
+        }
+    }
+    Some(best)
+}
+
+/// For each class the node whose own cost with all that it needs, each class once, is least.
+fn greedy(classes: &Classes, cost: &dyn Fn(Id, &Node) -> f64) -> Choice {
+    // What a class needs, itself included, with the cost of each; and the sum.
+    type Needs = (BTreeMap<Id, f64>, f64, Node);
+    let mut best: BTreeMap<Id, Needs> = BTreeMap::new();
+    let mut ids: Vec<Id> = classes.classes().map(|c| c.id).collect();
+    ids.sort_unstable();
+    let parents = |id: Id| -> BTreeSet<Id> { classes[id].parents().map(|p| classes.find(p)).collect() };
+    let mut pending: BTreeSet<Id> = ids.iter().copied().collect();
+    while let Some(id) = pending.pop_first() {
+        let mut improved = false;
+        for node in &classes[id].nodes {
+            let children: Vec<Id> = node.children().iter().map(|&c| classes.find(c)).collect();
+            if children.iter().any(|c| *c == id || best.get(c).is_none_or(|b| b.0.contains_key(&id))) {
+                continue;
+            }
+            let own = cost(id, node);
+            let most = children.iter().filter_map(|c| best.get(c)).map(|b| b.1).fold(0.0, f64::max);
+            // Even alone it costs more than what is known.
+            if best.get(&id).is_some_and(|b| own + most >= b.1) {
+                continue;
+            }
+            let mut needs = BTreeMap::from([(id, own)]);
+            for c in &children {
+                if let Some(b) = best.get(c) {
+                    needs.extend(b.0.iter().map(|(k, v)| (*k, *v)));
+                }
+            }
+            let sum: f64 = needs.values().sum();
+            if best.get(&id).is_none_or(|b| sum < b.1 * (1.0 - 1e-12)) {
+                best.insert(id, (needs, sum, node.clone()));
+                improved = true;
+            }
+        }
+        if improved {
+            pending.extend(parents(id));
+        }
+    }
+    best.into_iter().map(|(id, (_, _, node))| (id, node)).collect()
+}
+
+/// Takes other nodes for single classes as long as the whole gets cheaper.
+fn improve(classes: &Classes, roots: &[Id], best: &mut (Choice, f64), cost: &dyn Fn(Id, &Node) -> f64) {
+    let mut trials = 0;
+    for _ in 0..ROUNDS {
+        let before = best.1;
+        for id in reachable(classes, roots, &best.0) {
+            for node in &classes[id].nodes {
+                // Classes that nothing chose a node for yet cannot be read.
+                let known = node.children().iter().all(|&c| best.0.contains_key(&classes.find(c)));
+                if !known || best.0.get(&id) == Some(node) {
+                    continue;
+                }
+                trials += 1;
+                if trials > TRIALS {
+                    return;
+                }
+                let Some(old) = best.0.insert(id, node.clone()) else { continue };
+                match total(classes, roots, &best.0, cost) {
+                    Some(sum) if sum < best.1 * (1.0 - 1e-9) => best.1 = sum,
+                    _ => {
+                        best.0.insert(id, old);
+                    }
+                }
+            }
+        }
+        if best.1 >= before {
+            return;
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Equality saturation: all forms of a graph that the rules know, in one e-graph, and the cheapest of them taken. Each
+//! unique block is done once, as a function; so are entry points. Knows no model and no machine but a
+//! [`DeviceProfile`].
+//!
+//! - [`language`], [`analysis`]: op rows as e-nodes, what is known of each class.
+//! - [`rule`], [`rules`], [`functions`]: the rules and what they say.
+//! - [`cost`], [`extract`]: what forms cost, and the choice among them.
+//! - [`explain`]: which rules made the result. [`sample`]: how tests try every rule.
+
+pub mod analysis;
+pub mod cost;
+mod encode;
+pub mod explain;
+mod extract;
+mod functions;
+pub mod language;
+pub mod rule;
+pub mod rules;
+pub mod sample;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use egg::{BackoffScheduler, Id, Runner, StopReason};
+use lith_ir::{Graph, GraphError, Op, Program, Symbols};
+use serde::{Deserialize, Serialize};
+
+pub use cost::DeviceProfile;
+pub use explain::Rewrite;
+pub use rule::{Numeric, Rule};
+
+use crate::{Compiled, Options, PassError, canonicalize};
+use analysis::Classes;
+use cost::{Costs, node_cost};
+use encode::Encoded;
+use language::Node;
+
+/// How far saturation goes. Nodes and iterations are what stops it: then the same graph always gives the same result.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// E-nodes.
+    pub nodes: usize,
+    /// Times that all rules are tried.
+    pub iterations: usize,
+    /// An emergency brake for graphs that no one thought of.
+    pub time: Duration,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget { nodes: 12_000, iterations: 12, time: Duration::from_secs(10) }
+    }
+}
+
+/// What saturation found for one graph.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GraphReport {
+    /// Name of the graph.
+    pub graph: String,
+    /// Estimated microseconds of one run as it was.
+    pub cost_before_us: f64,
+    /// The same of what it is now.
+    pub cost_after_us: f64,
+    /// E-nodes in the end.
+    pub nodes: usize,
+    /// E-classes in the end.
+    pub classes: usize,
+    /// Iterations that ran.
+    pub iterations: usize,
+    /// Why it stopped: `saturated`, `nodes`, `iterations` or `time`.
+    pub stopped: String,
+}
+
+/// What saturation did to a program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Every graph, functions first.
+    pub graphs: Vec<GraphReport>,
+    /// The rewrites that made the result, for each graph in the order they were found.
+    pub rewrites: Vec<Rewrite>,
+}
+
+/// The rules of a numeric class, ready to run.
+pub struct Rules {
+    rows: Vec<Rule>,
+    rewrites: Vec<egg::Rewrite<Node, analysis::Facts>>,
+}
+
+impl Rules {
+    /// Those of `rows` that `allowed` permits.
+    ///
+    /// # Errors
+    /// When a row is wrong.
+    pub fn new(rows: Vec<Rule>, allowed: Numeric) -> Result<Rules, rule::RuleError> {
+        let rows: Vec<Rule> = rows.into_iter().filter(|r| r.numeric <= allowed).collect();
+        let mut rewrites = Vec::with_capacity(rows.len());
+        for (index, row) in rows.iter().enumerate() {
+            let compiled = rule::Compiled::new(index, row, allowed)?;
+            let rewrite = egg::Rewrite::new(row.name.as_str(), compiled.left.clone(), compiled);
+            rewrites.push(rewrite.map_err(|problem| rule::RuleError { rule: row.name.clone(), problem })?);
+        }
+        Ok(Rules { rows, rewrites })
+    }
+}
+
+/// All rules that a class permits; read once.
+fn rules_of(allowed: Numeric) -> Result<&'static Rules, String> {
+    type Read = Result<Rules, rule::RuleError>;
+    static RULES: LazyLock<[Read; 3]> = LazyLock::new(|| Numeric::ALL.map(|n| Rules::new(rules::all(), n)));
+    let [exact, reassociate, approximate] = &*RULES;
+    let rules = match allowed {
+        Numeric::Exact => exact,
+        Numeric::Reassociate => reassociate,
+        Numeric::Approximate => approximate,
+    };
+    rules.as_ref().map_err(ToString::to_string)
+}
+
+/// A graph being saturated. It can go on with more budget after it stopped.
+pub struct Saturation<'g> {
+    graph: &'g Graph,
+    encoded: Encoded,
+    original: BTreeMap<Id, Node>,
+    iterations: usize,
+    stopped: String,
+}
+
+impl<'g> Saturation<'g> {
+    /// The graph as it stands; `is_param` tells which of its arguments are parameters at every call.
+    ///
+    /// # Errors
+    /// When the graph has a cycle.
+    pub fn new(graph: &'g Graph, is_param: &dyn Fn(usize) -> bool) -> Result<Self, GraphError> {
+        let (encoded, original) = encode::encode(graph, is_param)?;
+        Ok(Saturation { graph, encoded, original, iterations: 0, stopped: String::new() })
+    }
+
+    /// Lets the rules run until nothing is new or the budget is spent. What earlier runs found stays.
+    pub fn run(&mut self, rules: &Rules, budget: &Budget) {
+        let classes = std::mem::take(&mut self.encoded.classes);
+        let runner = Runner::<Node, analysis::Facts>::default()
+            .with_egraph(classes)
+            .with_node_limit(budget.nodes)
+            .with_iter_limit(budget.iterations)
+            .with_time_limit(budget.time)
+            .with_scheduler(BackoffScheduler::default().with_initial_match_limit(4_000))
+            .run(&rules.rewrites);
+        self.iterations += runner.iterations.len();
+        self.stopped = match runner.stop_reason {
+            Some(StopReason::Saturated) | None => "saturated",
+            Some(StopReason::IterationLimit(_)) => "iterations",
+            Some(StopReason::NodeLimit(_)) => "nodes",
+            Some(StopReason::TimeLimit(_)) | Some(StopReason::Other(_)) => "time",
+        }
+        .into();
+        self.encoded.classes = runner.egraph;
+    }
+
+    /// The cheapest graph found, unless that is the graph as it was; what it and the original cost; and what led to it.
+    ///
+    /// # Errors
+    /// When the choice does not type, which is a bug of a rule.
+    pub fn extract(
+        &self,
+        name: &str,
+        rules: &Rules,
+        costs: &Costs<'_>,
+    ) -> Result<(Option<Graph>, GraphReport, Vec<Rewrite>), GraphError> {
+        let classes: &Classes = &self.encoded.classes;
+        let original = self.encoded.current(self.graph, &self.original)?;
+        let cost = node_cost(costs, classes);
+        let before = extract::total(classes, &self.encoded.roots, &original, &cost).unwrap_or(f64::INFINITY);
+        let (choice, after) = extract::extract(classes, &self.encoded.roots, &original, &cost)
+            .unwrap_or_else(|| (original.clone(), before));
+        let report = GraphReport {
+            graph: name.into(),
+            cost_before_us: before,
+            cost_after_us: after,
+            nodes: classes.total_size(),
+            classes: classes.number_of_classes(),
+            iterations: self.iterations,
+            stopped: self.stopped.clone(),
+        };
+        if choice == original || after >= before {
+            return Ok((None, GraphReport { cost_after_us: before, ..report }, Vec::new()));
+        }
+        let graph = self.encoded.decode(self.graph, &choice)?;
+        let used = extract::reachable(classes, &self.encoded.roots, &choice);
+        let chosen: BTreeMap<Id, Node> = choice.into_iter().filter(|(id, _)| used.contains(id)).collect();
+        let is_original = |id: Id, node: &Node| original.get(&id) == Some(node);
+        let applied = explain::applications(classes, &chosen, &is_original);
+        let rewrites = applied.into_iter().filter_map(|i| self.rewrite(name, rules, i)).collect();
+        Ok((Some(graph), report, rewrites))
+    }
+
+    /// An application of a rule as it is told to people: at the path of the first node of the class it was used on, or
+    /// of a node that reads it.
+    fn rewrite(&self, graph: &str, rules: &Rules, index: usize) -> Option<Rewrite> {
+        let applied = self.encoded.classes.analysis.log.applied.get(index)?;
+        let row = rules.rows.get(applied.rule)?;
+        Some(Rewrite {
+            rule: row.name.clone(),
+            equation: row.equation.clone(),
+            numeric: row.numeric.name().into(),
+            graph: graph.into(),
+            path: self.encoded.path_near(self.graph, applied.class),
+        })
+    }
+}
+
+/// The arguments of each function that are parameters at every call.
+fn param_args(program: &Program) -> BTreeMap<String, BTreeSet<usize>> {
+    let mut given: BTreeMap<String, BTreeSet<usize>> =
+        program.functions.iter().map(|(name, g)| (name.clone(), (0..g.args().len()).collect())).collect();
+    // What falls out in a caller falls out in what it calls, so this goes on until nothing does.
+    loop {
+        let mut fallen: Vec<(String, usize)> = Vec::new();
+        for (name, graph) in program.graphs() {
+            for call in graph.petgraph().node_indices() {
+                let Op::Call { function, .. } = &graph.node(call).op else { continue };
+                for (i, operand) in graph.inputs(call).into_iter().enumerate() {
+                    let param = match &graph.node(operand.node).op {
+                        Op::Param { .. } => true,
+                        Op::Arg { index, .. } => given.get(name).is_some_and(|args| args.contains(index)),
+                        _ => false,
+                    };
+                    if !param && given.get(function).is_some_and(|args| args.contains(&i)) {
+                        fallen.push((function.clone(), i));
+                    }
+                }
+            }
+        }
+        if fallen.is_empty() {
+            return given;
+        }
+        for (function, i) in fallen {
+            given.entry(function).or_default().remove(&i);
+        }
+    }
+}
+
+pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
+    let program = &mut compiled.program;
+    let rules = rules_of(options.numeric).map_err(|e| PassError::broken("", e))?;
+    let params = param_args(program);
+    let symbols: Symbols = program.symbols.clone();
+    for (name, graph) in program.functions.iter_mut().chain(&mut program.entries) {
+        let costs = Costs::new(&options.device, &symbols);
+        let in_graph = PassError::in_graph(name);
+        let is_param = |i: usize| params.get(name).is_some_and(|args| args.contains(&i));
+        let mut saturation = Saturation::new(graph, &is_param).map_err(&in_graph)?;
+        saturation.run(rules, &options.saturation);
+        let (found, report, rewrites) = saturation.extract(name, rules, &costs).map_err(&in_graph)?;
+        tracing::debug!(
+            graph = name,
+            before = report.cost_before_us,
+            after = report.cost_after_us,
+            nodes = report.nodes,
+            "saturated"
+        );
+        compiled.saturation.graphs.push(report);
+        compiled.saturation.rewrites.extend(rewrites);
+        if let Some(mut found) = found {
+            canonicalize::simplify(name, &mut found)?;
+            *graph = found;
+        }
+    }
+    Ok(lith_ir::verify(program)?)
+}

@@ -12,9 +12,9 @@ use lith_runtime::manifest::{CacheEntry, EntryPoint, Manifest, ResultEntry, Stat
 use crate::arguments::{arguments, sequences};
 use crate::constants::Weights;
 use crate::entry::{Shared, compile_graph};
-use crate::link::{Linked, Text, compile_function};
+use crate::link::{Linked, Text, compile_function, is_wide};
 use crate::loops::Tables;
-use crate::{CodegenError, Target};
+use crate::{CodegenError, Target, wide};
 
 /// A compiled program without its weights.
 #[derive(Clone)]
@@ -54,11 +54,14 @@ impl Module {
         self.functions.iter().map(|(name, f)| format!(";; {name}\n{}\n", f.display())).collect()
     }
 
-    /// Cranelift's assembly of every function.
+    /// The assembly of every function: Cranelift's, or that of the back end for wide vectors.
     pub fn asm(&self) -> String {
         let listing = |(name, f): &(String, Function)| {
-            let code = compile_function(&self.target, name, f.clone(), true).ok();
-            format!(";; {name}\n{}\n", code.and_then(|(code, _)| code.vcode).unwrap_or_default())
+            let text = match self.target.wide_isa().filter(|_| is_wide(f)) {
+                Some(isa) => wide::compile(f, isa, true).ok().map(|code| code.text),
+                None => compile_function(&self.target, name, f.clone(), true).ok().and_then(|(code, _)| code.vcode),
+            };
+            format!(";; {name}\n{}\n", text.unwrap_or_default())
         };
         self.functions.iter().map(listing).collect()
     }
@@ -109,7 +112,6 @@ pub fn compile(
         arg_layouts: plan.graphs.iter().map(|(n, p)| (n.clone(), p.arg_layouts.clone())).collect(),
         cache: plan.cache.as_ref(),
         kernels: Vec::new(),
-        fma: target.has_fma(),
     };
     for (name, _) in program.graphs() {
         let id = shared.text.declare(name);

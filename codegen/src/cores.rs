@@ -15,7 +15,7 @@ use crate::CodegenError;
 use crate::builder::{At, ENTRY};
 use crate::entry::{GraphCode, signature};
 use crate::link::import;
-use crate::loops::{Buffer, LoopKernel, compile_loop};
+use crate::loops::{Buffer, LoopKernel};
 
 /// A field of an argument structure.
 enum Field {
@@ -112,10 +112,7 @@ impl GraphCode<'_, '_, '_> {
             }
             let outputs = self.outputs(&part, &mut slots)?;
             let form = LoopKernel { graph: self.graph, nodes: &part.nodes, inputs, outputs };
-            let symbols = &self.shared.program.symbols;
-            let (function, _) = compile_loop(&form, true, symbols, &mut self.shared.tables, self.shared.fma)?;
-            let id = self.shared.text.declare(self.kernel_name(index, kernel));
-            self.shared.text.define(id, function)?;
+            let (id, _) = self.shared.define_loop(&form, true, self.kernel_name(index, kernel))?;
             epilogue = Some((id, slots));
         }
         let zero = self.b.iconst(0);

@@ -18,7 +18,7 @@ use crate::builder::{At, Builder, ENTRY, IntOp, plain};
 use crate::constants::Weights;
 use crate::hazards::{Access, Hazards, Region};
 use crate::link::{FunctionId, Text, import};
-use crate::loops::{Buffer, ENV_HEAD, LoopKernel, Span, Tables, compile_loop};
+use crate::loops::{Buffer, ENV_HEAD, LANES, LoopKernel, Machine, Span, Tables, compile_loop};
 
 /// Below this many elements a loop is one thread's: sharing it costs more than it saves.
 const SHARED_ELEMENTS: i64 = 4096;
@@ -43,8 +43,38 @@ pub struct Shared<'p, 't> {
     pub cache: Option<&'p CachePlan>,
     /// The kernels so far; their index is the number that code gives them.
     pub kernels: Vec<KernelEntry>,
-    /// Whether a fused multiply-add is one instruction.
-    pub fma: bool,
+}
+
+impl Shared<'_, '_> {
+    /// Defines a loop kernel's function, with the widest vectors that can run it.
+    ///
+    /// # Errors
+    /// When it has no loop form.
+    pub(crate) fn define_loop(
+        &mut self,
+        kernel: &LoopKernel<'_>,
+        epilogue: bool,
+        name: String,
+    ) -> Result<(FunctionId, Span), CodegenError> {
+        let id = self.text.declare(name);
+        let (target, symbols) = (self.text.target(), &self.program.symbols);
+        let fma = target.has_fma();
+        for &lanes in target.wide_lanes() {
+            let form = compile_loop(kernel, epilogue, symbols, &mut self.tables, Machine { fma, lanes })?;
+            if let Some((function, span)) = form
+                && self.text.define_wide(id, &function)
+            {
+                return Ok((id, span));
+            }
+        }
+        let form = compile_loop(kernel, epilogue, symbols, &mut self.tables, Machine { fma, lanes: LANES })?;
+        let Some((function, span)) = form else {
+            let problem = "no vectors are narrow enough".into();
+            return Err(CodegenError::Internal { what: "loop kernel".into(), problem });
+        };
+        self.text.define(id, function)?;
+        Ok((id, span))
+    }
 }
 
 /// The signature of a function of `params` 64-bit integers.
@@ -368,10 +398,7 @@ impl GraphCode<'_, '_, '_> {
         let (inputs, mut slots) = self.buffers(kernel)?;
         let outputs = self.outputs(kernel, &mut slots)?;
         let form = LoopKernel { graph: self.graph, nodes: &kernel.nodes, inputs, outputs };
-        let symbols = &self.shared.program.symbols;
-        let (function, span) = compile_loop(&form, false, symbols, &mut self.shared.tables, self.shared.fma)?;
-        let id = self.shared.text.declare(self.kernel_name(index, kernel));
-        self.shared.text.define(id, function)?;
+        let (id, span) = self.shared.define_loop(&form, false, self.kernel_name(index, kernel))?;
         let env = self.environment(&slots);
         let [begin, end] = self.share(&span);
         self.call(id, &[env, begin, end]);

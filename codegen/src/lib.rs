@@ -16,6 +16,7 @@ mod hazards;
 mod link;
 mod loops;
 mod target;
+mod wide;
 
 pub use artifact::{WeightData, write_artifact};
 pub use compile::{Module, WeightStorage, compile};

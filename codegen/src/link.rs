@@ -8,7 +8,7 @@ use cranelift_codegen::ir::{ExtFuncData, ExternalName, FuncRef, Function, Signat
 use cranelift_codegen::{CompiledCode, FinalizedMachReloc, FinalizedRelocTarget};
 use lith_runtime::manifest::CodeEntry;
 
-use crate::{CodegenError, Target};
+use crate::{CodegenError, Target, wide};
 
 /// A function by number; declared first, defined once.
 pub type FunctionId = u32;
@@ -81,12 +81,7 @@ impl<'t> Text<'t> {
         let internal = |problem: String| CodegenError::Internal { what: name.clone(), problem };
         self.functions.push((name.clone(), function.clone()));
         let (code, function) = compile_function(self.target, &name, function, false)?;
-        let alignment = ALIGNMENT.max(code.buffer.alignment as usize);
-        // Between functions: breakpoints, should anything ever run there.
-        self.bytes.resize(self.bytes.len().next_multiple_of(alignment), 0xCC);
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(code.buffer.data());
-        self.slots[id as usize].offset = Some((start, code.buffer.data().len()));
+        let start = self.place(id, ALIGNMENT.max(code.buffer.alignment as usize), code.buffer.data());
         for FinalizedMachReloc { offset, kind, addend, target } in code.buffer.relocs() {
             let target = match target {
                 FinalizedRelocTarget::ExternalName(ExternalName::User(name)) => {
@@ -102,6 +97,37 @@ impl<'t> Text<'t> {
             }
         }
         Ok(())
+    }
+
+    /// Compiles a function with vectors wider than Cranelift's, unless it has none or needs what their back end lacks.
+    pub fn define_wide(&mut self, id: FunctionId, function: &Function) -> bool {
+        let Some(isa) = self.target.wide_isa().filter(|_| is_wide(function)) else { return false };
+        let name = self.slots[id as usize].name.clone();
+        let code = match wide::compile(function, isa, false) {
+            Ok(code) => code,
+            Err(problem) => {
+                tracing::debug!("{name} has vectors of 128 bits: {problem}");
+                return false;
+            }
+        };
+        self.place(id, ALIGNMENT, &code.bytes);
+        self.functions.push((name, function.clone()));
+        true
+    }
+
+    /// Appends the bytes of a function; where they start.
+    fn place(&mut self, id: FunctionId, alignment: usize, code: &[u8]) -> usize {
+        // Between functions: breakpoints, should anything ever run there.
+        self.bytes.resize(self.bytes.len().next_multiple_of(alignment), 0xCC);
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(code);
+        self.slots[id as usize].offset = Some((start, code.len()));
+        start
+    }
+
+    /// The target.
+    pub fn target(&self) -> &'t Target {
+        self.target
     }
 
     /// The finished section.
@@ -130,6 +156,11 @@ impl<'t> Text<'t> {
     pub fn offset(&self, id: FunctionId) -> Option<u64> {
         self.slots.get(id as usize)?.offset.map(|(o, _)| o as u64)
     }
+}
+
+/// Whether a function has vectors of more than 128 bits.
+pub fn is_wide(function: &Function) -> bool {
+    function.dfg.values().any(|v| function.dfg.value_type(v).bits() > 128)
 }
 
 /// Lets `function` call or take the address of another one of the section.

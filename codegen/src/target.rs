@@ -7,6 +7,7 @@ use cranelift_codegen::settings::{self, Configurable};
 use target_lexicon::Triple;
 
 use crate::CodegenError;
+use crate::wide::Isa;
 
 /// A target: x86-64 at one of its levels, or with what this machine has.
 #[derive(Clone)]
@@ -14,9 +15,10 @@ pub struct Target {
     name: String,
     features: Vec<&'static str>,
     isa: OwnedTargetIsa,
+    wide: bool,
 }
 
-/// Extensions of the x86-64 levels that Cranelift uses, by CPUID name, and Cranelift's setting.
+/// Extensions of the x86-64 levels that code uses, by CPUID name, and Cranelift's setting where it has one.
 const LEVELS: [(&str, &[(&str, &str)]); 3] = [
     (
         "x86-64-v2",
@@ -39,15 +41,17 @@ const LEVELS: [(&str, &[(&str, &str)]); 3] = [
             ("lzcnt", "has_lzcnt"),
         ],
     ),
-    ("x86-64-v4", &[("avx512f", "has_avx512f"), ("avx512dq", "has_avx512dq"), ("avx512vl", "has_avx512vl")]),
+    (
+        "x86-64-v4",
+        &[("avx512f", "has_avx512f"), ("avx512bw", ""), ("avx512dq", "has_avx512dq"), ("avx512vl", "has_avx512vl")],
+    ),
 ];
 
 impl Target {
     /// The names [`Target::new`] takes.
     pub const NAMES: [&str; 4] = ["native", "x86-64-v2", "x86-64-v3", "x86-64-v4"];
 
-    /// The target of this name. `native` is the highest level up to 3 that this machine has: vectors of compiled code are
-    /// 128 bits wide, so a higher one would gain nothing.
+    /// The target of this name. `native` is the highest level that this machine has.
     ///
     /// # Errors
     /// When the name is none of [`Target::NAMES`], or `native` is asked for on a machine that is no x86-64-v2.
@@ -62,7 +66,12 @@ impl Target {
         };
         let features: Vec<_> = LEVELS[..=level].iter().flat_map(|(_, f)| f.iter().copied()).collect();
         let isa = build(&features).map_err(|problem| CodegenError::Internal { what: "target".into(), problem })?;
-        Ok(Target { name: LEVELS[level].0.into(), features: features.iter().map(|(cpuid, _)| *cpuid).collect(), isa })
+        Ok(Target {
+            name: LEVELS[level].0.into(),
+            features: features.iter().map(|(cpuid, _)| *cpuid).collect(),
+            isa,
+            wide: true,
+        })
     }
 
     /// Name of the level.
@@ -85,6 +94,30 @@ impl Target {
         self.features.contains(&"fma")
     }
 
+    /// The same target, but loops have vectors of 128 bits whatever it has: for comparison.
+    pub fn without_wide_vectors(self) -> Target {
+        Target { wide: false, ..self }
+    }
+
+    /// The instruction set of [`crate::wide`] that the target has.
+    pub(crate) fn wide_isa(&self) -> Option<Isa> {
+        let has = |feature| self.wide && self.features.contains(&feature);
+        match (has("avx512f"), has("avx2")) {
+            (true, _) => Some(Isa::Avx512),
+            (_, true) => Some(Isa::Avx2),
+            _ => None,
+        }
+    }
+
+    /// Lanes of the vectors that [`crate::wide`] has on this target, the most first.
+    pub(crate) fn wide_lanes(&self) -> &'static [i64] {
+        match self.wide_isa() {
+            Some(Isa::Avx512) => &[16, 8],
+            Some(Isa::Avx2) => &[8],
+            None => &[],
+        }
+    }
+
     pub(crate) fn isa(&self) -> &dyn TargetIsa {
         &*self.isa
     }
@@ -104,7 +137,7 @@ fn build(features: &[(&str, &str)]) -> Result<OwnedTargetIsa, String> {
     }
     let triple: Triple = "x86_64-unknown-linux-gnu".parse().map_err(|e| format!("{e}"))?;
     let mut builder = isa::lookup(triple).map_err(|e| e.to_string())?;
-    for (_, setting) in features {
+    for (_, setting) in features.iter().filter(|(_, setting)| !setting.is_empty()) {
         builder.enable(setting).map_err(|e| format!("{setting}: {e}"))?;
     }
     let isa: Arc<dyn TargetIsa> = builder.finish(settings::Flags::new(flags)).map_err(|e| e.to_string())?;
@@ -116,7 +149,8 @@ fn native_level() -> Option<usize> {
     use std::arch::is_x86_feature_detected as has;
     let v2 = has!("sse3") && has!("ssse3") && has!("sse4.1") && has!("sse4.2") && has!("popcnt");
     let v3 = has!("avx") && has!("avx2") && has!("fma") && has!("bmi1") && has!("bmi2") && has!("lzcnt");
-    v2.then_some(usize::from(v3))
+    let v4 = v3 && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+    v2.then_some(usize::from(v3) + usize::from(v4))
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -61,7 +61,7 @@ fn model() -> (Ir, BTreeMap<String, Tensor>) {
 
 fn written(path: &Path, storage: DType) {
     let (ir, params) = model();
-    support::write(path, &ir, &params, "native", &WeightStorage::of(storage)).unwrap();
+    support::write(path, &ir, &params, &support::target("native"), &WeightStorage::of(storage)).unwrap();
 }
 
 fn run(program: &Program, ids: &[i32]) -> Vec<f32> {

@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use lith_codegen::Target;
 use lith_ir::testing::Rng;
 use lith_ir::{Builder, DType, Dim, Graph, Program as Ir, Symbol, SymbolInfo, Type, Unary};
 use lith_runtime::program::Program;
@@ -24,7 +25,7 @@ fn program(f: Unary) -> Ir {
     ir
 }
 
-fn compiled(f: Unary, target: &str) -> Program {
+fn compiled(f: Unary, target: &Target) -> Program {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("f.lith");
     support::write(&path, &program(f), &BTreeMap::new(), target, &lith_codegen::WeightStorage::of(DType::F32)).unwrap();
@@ -55,7 +56,7 @@ fn inputs() -> Vec<f32> {
     xs
 }
 
-fn worst(f: Unary, target: &str, reference: impl Fn(f64) -> f64) -> (f64, f32) {
+fn worst(f: Unary, target: &Target, reference: impl Fn(f64) -> f64) -> (f64, f32) {
     let xs = inputs();
     let ys = apply(&compiled(f, target), &xs);
     xs.iter()
@@ -66,11 +67,12 @@ fn worst(f: Unary, target: &str, reference: impl Fn(f64) -> f64) -> (f64, f32) {
 
 #[test]
 fn exp_erf_and_tanh_are_within_two_units_in_the_last_place() {
-    for target in ["native", "x86-64-v2"] {
+    for target in support::targets() {
         for (f, reference) in
             [(Unary::Exp, f64::exp as fn(f64) -> f64), (Unary::Erf, libm::erf), (Unary::Tanh, f64::tanh)]
         {
-            let (error, at) = worst(f, target, reference);
+            let (error, at) = worst(f, &target, reference);
+            let target = target.name();
             println!("{} on {target}: {error:.3} units in the last place, at {at:e}", f.name());
             assert!(error <= 2.0, "{} of {at:e} is off by {error} units in the last place", f.name());
         }
@@ -80,7 +82,7 @@ fn exp_erf_and_tanh_are_within_two_units_in_the_last_place() {
 #[test]
 fn functions_by_way_of_64_bits_are_rounded_once() {
     for (f, reference) in [(Unary::Log, f64::ln as fn(f64) -> f64), (Unary::Sin, f64::sin), (Unary::Cos, f64::cos)] {
-        let (error, at) = worst(f, "native", reference);
+        let (error, at) = worst(f, &support::target("native"), reference);
         assert!(error <= 0.51, "{} of {at:e} is off by {error} units in the last place", f.name());
     }
 }
@@ -88,15 +90,18 @@ fn functions_by_way_of_64_bits_are_rounded_once() {
 #[test]
 fn position_in_a_vector_does_not_matter() {
     let mut rng = Rng::new(3);
-    let xs: Vec<f32> = (0..64).map(|_| rng.between(-6.0, 6.0) as f32).collect();
-    for f in [Unary::Exp, Unary::Erf, Unary::Tanh, Unary::Rsqrt] {
-        let program = compiled(f, "native");
+    let xs: Vec<f32> = (0..96).map(|_| rng.between(-6.0, 6.0) as f32).collect();
+    for (f, target) in [Unary::Exp, Unary::Erf, Unary::Tanh, Unary::Rsqrt]
+        .into_iter()
+        .flat_map(|f| support::targets().into_iter().map(move |target| (f, target)))
+    {
+        let program = compiled(f, &target);
         let all = apply(&program, &xs);
-        for start in 0..5 {
-            for end in start..start + 9 {
+        for (start, longest) in [(0, 40), (1, 9), (2, 9), (3, 37), (4, 9)] {
+            for end in start..start + longest {
                 let part = apply(&program, &xs[start..end]);
                 let same = part.iter().zip(&all[start..end]).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{} of elements {start}..{end}", f.name());
+                assert!(same, "{} of elements {start}..{end} on {}", f.name(), target.name());
             }
         }
     }

@@ -10,7 +10,7 @@ use support::Loaded;
 
 /// Two calls, so that the second sees the states that the first wrote; they start as zeros.
 fn check(case: &Case, target: &str) -> Result<(), String> {
-    let loaded = Loaded::new(case, target, &[1, 2, 3]);
+    let loaded = Loaded::new(case, &support::target(target), &[1, 2, 3]);
     let zeros = |t: &Tensor| Tensor::zeros(t.dtype(), t.shape()).expect("a small state");
     let mut states = case.states.iter().map(|(name, t)| (name.clone(), zeros(t))).collect();
     for call in 0..1 + usize::from(!case.states.is_empty()) {
@@ -40,10 +40,17 @@ fn check_ops(letters: std::ops::RangeInclusive<char>, target: &str) {
 }
 
 fn check_all(cases: impl Iterator<Item = Case>, target: &str) {
+    check_by(cases, |case| check(case, target));
+}
+
+fn check_by(
+    cases: impl Iterator<Item = Case>,
+    check: impl Fn(&Case) -> Result<(), String> + std::panic::RefUnwindSafe,
+) {
     let (mut failures, mut count) = (Vec::new(), 0);
     for case in cases {
         count += 1;
-        match std::panic::catch_unwind(|| check(&case, target)) {
+        match std::panic::catch_unwind(|| check(&case)) {
             Ok(Ok(())) => {}
             Ok(Err(e)) => failures.push(e),
             Err(_) => failures.push(format!("{}: panicked", case.name)),
@@ -76,4 +83,35 @@ fn ops_on_the_lowest_target() {
 #[test]
 fn random_graphs() {
     check_all((0..400).map(random_case), "native");
+}
+
+/// Whether two results are the same bits, NaNs aside.
+fn same(a: &Tensor, b: &Tensor) -> bool {
+    if a.to_bytes() == b.to_bytes() {
+        return true;
+    }
+    let (Some(a), Some(b)) = (a.as_floats(), b.as_floats()) else { return false };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
+}
+
+/// The targets with a fused multiply-add differ in nothing but the width of vectors.
+fn check_widths(case: &Case) -> Result<(), String> {
+    let targets: Vec<_> = support::targets().into_iter().filter(|t| t.has_fma()).collect();
+    let results: Vec<_> = targets.iter().map(|t| Loaded::new(case, t, &[1]).run(case).remove(0)).collect();
+    for (target, found) in targets.iter().zip(&results).skip(1) {
+        if !found.iter().zip(&results[0]).all(|(a, b)| same(a, b)) {
+            return Err(format!("{}: {} gives other bits than vectors of 128 bits", case.name, target.name()));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ops_have_the_same_bits_with_vectors_of_any_width() {
+    check_by(Op::NAMES.iter().flat_map(|name| cases_for(name, &mut Rng::new(11))), check_widths);
+}
+
+#[test]
+fn random_graphs_have_the_same_bits_with_vectors_of_any_width() {
+    check_by((1000..1200).map(random_case), check_widths);
 }

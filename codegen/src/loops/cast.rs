@@ -124,7 +124,7 @@ impl Emit<'_> {
         if x.vector {
             return self.cast_vector(from, to, x);
         }
-        let ty = Emit::lane_type(to, false)?;
+        let ty = self.lane_type(to, false)?;
         match (from.is_float(), to.is_float()) {
             (true, true) => {
                 let y = match (from, to) {
@@ -190,7 +190,8 @@ impl Emit<'_> {
         Ok(match (from, to) {
             (a, b) if half(a) && half(b) => self.rounded(to, x),
             (DType::I32, b) if half(b) => {
-                let y = self.un(x, |c, v| c.ins().fcvt_from_sint(types::F32X4, v));
+                let ty = self.vector_of(types::F32)?;
+                let y = self.un(x, |c, v| c.ins().fcvt_from_sint(ty, v));
                 // 32 bits rounded twice on the way to 16 may differ from once.
                 if to == DType::F32 { y } else { return Err(Stop::NotVector) }
             }
@@ -209,7 +210,10 @@ impl Emit<'_> {
                 let zero = self.i32(0);
                 self.bin(x, zero, |c, a, b| c.ins().icmp(IntCC::NotEqual, a, b))
             }
-            (a, DType::I32) if half(a) => self.un(x, |c, v| c.ins().fcvt_to_sint_sat(types::I32X4, v)),
+            (a, DType::I32) if half(a) => {
+                let ty = self.vector_of(types::I32)?;
+                self.un(x, |c, v| c.ins().fcvt_to_sint_sat(ty, v))
+            }
             (DType::I32, DType::U32) | (DType::U32, DType::I32) => x,
             _ => return Err(Stop::NotVector),
         })

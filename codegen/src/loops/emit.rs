@@ -1,4 +1,4 @@
-//! The state of a kernel's generation, and arithmetic on values that are one element or four neighbouring ones.
+//! The state of a kernel's generation, and arithmetic on values that are one element or a vector of neighbouring ones.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,15 +13,31 @@ use crate::builder::{At, Builder, ENTRY, ScopeId, constant, plain};
 use crate::constants::Constants;
 use crate::dims::DimTable;
 
-/// Lanes of a vector.
+/// Lanes of the vectors that every target has.
 pub const LANES: i64 = 4;
+
+/// What code is generated for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Whether a fused multiply-add is one instruction.
+    pub fma: bool,
+    /// Lanes of the widest vectors: 4 for Cranelift, more for [`crate::wide`].
+    pub lanes: i64,
+}
+
+impl Machine {
+    /// Whether [`crate::wide`] compiles the function.
+    pub fn wide(self) -> bool {
+        self.lanes > LANES
+    }
+}
 
 /// Why generation stops.
 #[derive(Debug)]
 pub enum Stop {
-    /// The loop at hand cannot run four elements at once.
+    /// The loop at hand cannot run a vector of elements at once.
     NotVector,
-    /// The reduction of this node cannot run four elements at once.
+    /// The reduction of this node cannot run a vector of elements at once.
     NotVectorAt(NodeId),
     /// The loop cannot run over all axes as one.
     NotFlat,
@@ -32,14 +48,14 @@ pub enum Stop {
 /// A step of generation.
 pub type Res<T> = Result<T, Stop>;
 
-/// One element, or four neighbouring ones.
+/// One element, or a vector of neighbouring ones.
 ///
-/// `f16` and `bf16` are held as `f32`; `bool` as one byte of 0 or 1, four of them as 32-bit masks.
+/// `f16` and `bf16` are held as `f32`; `bool` as one byte of 0 or 1, a vector of them as 32-bit masks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Val {
     /// The value and its scope.
     pub at: At,
-    /// Whether these are four elements.
+    /// Whether this is a vector.
     pub vector: bool,
 }
 
@@ -76,8 +92,10 @@ pub struct Emit<'a> {
     pub tables: &'a mut Tables,
     /// The program's symbols.
     pub symbols: &'a Symbols,
-    /// Whether a fused multiply-add is one instruction.
-    pub fma: bool,
+    /// What code is generated for.
+    pub machine: Machine,
+    /// Lanes of vectors in the loop at hand.
+    pub lanes: i64,
     /// Reductions that run one element at a time.
     pub scalar: &'a BTreeSet<NodeId>,
     /// Whether all axes run as one loop.
@@ -92,7 +110,7 @@ pub struct Emit<'a> {
     pub bases: HashMap<usize, At>,
     /// Values already computed.
     pub memo: HashMap<(Value, Index), Val>,
-    splats: HashMap<ir::Value, At>,
+    splats: HashMap<(ir::Value, i64), At>,
     floats: HashMap<(u64, Ty), At>,
     /// The bits of 32-bit constants.
     lane_bits: HashMap<ir::Value, u32>,
@@ -112,7 +130,7 @@ impl<'a> Emit<'a> {
         buffers: &'a HashMap<Value, Buffer>,
         tables: &'a mut Tables,
         symbols: &'a Symbols,
-        fma: bool,
+        machine: Machine,
         scalar: &'a BTreeSet<NodeId>,
     ) -> Self {
         let mut emit = Emit {
@@ -121,7 +139,8 @@ impl<'a> Emit<'a> {
             buffers,
             tables,
             symbols,
-            fma,
+            machine,
+            lanes: machine.lanes,
             scalar,
             flat_loop: false,
             env,
@@ -150,14 +169,15 @@ impl<'a> Emit<'a> {
         at
     }
 
-    /// Sixteen bytes of zeros, read in place of what a guard forbids.
+    /// A vector's bytes of zeros, read in place of what a guard forbids.
     pub fn zeros(&mut self) -> At {
         if let Some(at) = self.zeros {
             return at;
         }
-        let at = self.b.stack(16);
+        let bytes = 4 * self.machine.lanes as i32;
+        let at = self.b.stack(bytes as u32);
         let zero = self.b.iconst(0);
-        for offset in [0, 8] {
+        for offset in (0..bytes).step_by(8) {
             self.b.cursor(ENTRY).ins().store(MemFlagsData::new().with_notrap(), zero.v, at.v, offset);
         }
         self.zeros = Some(at);
@@ -169,8 +189,13 @@ impl<'a> Emit<'a> {
         self.b.func.dfg.value_type(x.at.v)
     }
 
-    /// The type of one element, or of four where there are vectors of it.
-    pub fn lane_type(dtype: DType, vector: bool) -> Res<Ty> {
+    /// A vector type of the loop at hand.
+    pub fn vector_of(&self, lane: Ty) -> Res<Ty> {
+        lane.by(self.lanes as u32).ok_or(Stop::NotVector)
+    }
+
+    /// The type of one element, or of a vector where there are vectors of it.
+    pub fn lane_type(&self, dtype: DType, vector: bool) -> Res<Ty> {
         Ok(match (dtype, vector) {
             (DType::F32 | DType::F16 | DType::Bf16, false) => types::F32,
             (DType::F64, false) => types::F64,
@@ -178,30 +203,33 @@ impl<'a> Emit<'a> {
             (DType::I32 | DType::U32, false) => types::I32,
             (DType::I16, false) => types::I16,
             (DType::I8 | DType::U8 | DType::Bool, false) => types::I8,
-            (DType::F32 | DType::F16 | DType::Bf16, true) => types::F32X4,
-            (DType::I32 | DType::U32 | DType::Bool, true) => types::I32X4,
+            (DType::F32 | DType::F16 | DType::Bf16, true) => self.vector_of(types::F32)?,
+            (DType::I32 | DType::U32 | DType::Bool, true) => self.vector_of(types::I32)?,
             (DType::F64 | DType::I64 | DType::I16 | DType::I8 | DType::U8, true) => return Err(Stop::NotVector),
         })
     }
 
-    /// One element as four equal ones.
+    /// One element as a vector of equal ones.
     pub fn splat(&mut self, x: Val) -> Val {
         if x.vector {
             return x;
         }
-        let at = match self.splats.get(&x.at.v) {
+        let key = (x.at.v, self.lanes);
+        let at = match self.splats.get(&key) {
             Some(&at) => at,
             None => {
                 let ty = self.ty(x);
+                let lanes = self.lanes as u32;
+                let of = |lane: Ty| lane.by(lanes).unwrap_or(lane);
                 let at = self.b.put(x.at.scope, |c| match ty {
-                    types::F32 => c.ins().splat(types::F32X4, x.at.v),
-                    types::I32 => c.ins().splat(types::I32X4, x.at.v),
+                    types::F32 => c.ins().splat(of(types::F32), x.at.v),
+                    types::I32 => c.ins().splat(of(types::I32), x.at.v),
                     _ => {
                         let mask = c.ins().bmask(types::I32, x.at.v);
-                        c.ins().splat(types::I32X4, mask)
+                        c.ins().splat(of(types::I32), mask)
                     }
                 });
-                self.splats.insert(x.at.v, at);
+                self.splats.insert(key, at);
                 at
             }
         };
@@ -209,8 +237,11 @@ impl<'a> Emit<'a> {
     }
 
     /// `x` as an operand of a vector instruction in `scope`. Constants are operands in memory, which costs nothing;
-    /// in registers they would crowd out all else.
+    /// in registers they would crowd out all else. Wide vectors' back end sees to that by itself.
     fn operand(&mut self, x: Val, scope: ScopeId) -> Val {
+        if self.machine.wide() {
+            return self.splat(x);
+        }
         let Some(&bits) = self.lane_bits.get(&x.at.v) else { return self.splat(x) };
         let base = match self.constants.get(&scope) {
             Some(&at) => at,
@@ -296,7 +327,7 @@ impl<'a> Emit<'a> {
 
     /// `a * b + c`, rounded once where the target can.
     pub fn fma(&mut self, a: Val, b: Val, c: Val) -> Val {
-        if self.fma {
+        if self.machine.fma {
             self.tern([a, b, c], |cur, a, b, c| cur.ins().fma(a, b, c))
         } else {
             let product = self.bin(a, b, |c, a, b| c.ins().fmul(a, b));
@@ -311,24 +342,18 @@ impl<'a> Emit<'a> {
             let scope = self.b.deeper(cond.at.scope, self.b.deeper(a.at.scope, b.at.scope));
             return Val { at: self.b.put(scope, |c| c.ins().select(cond.at.v, a.at.v, b.at.v)), vector: a.vector };
         }
-        let float = {
-            let a = self.splat(a);
-            self.ty(a) == types::F32X4
-        };
+        let a = self.splat(a);
+        let ty = self.ty(a);
         self.tern([cond, a, b], |c, m, a, b| {
-            let m = if float { c.ins().bitcast(types::F32X4, little(), m) } else { m };
+            let m = if ty.lane_type().is_float() { c.ins().bitcast(ty, little(), m) } else { m };
             c.ins().bitselect(m, a, b)
         })
     }
 
     /// The bits of 32-bit floats as integers, or back.
     pub fn bits(&mut self, x: Val, float: bool) -> Val {
-        let ty = match (x.vector, float) {
-            (false, false) => types::I32,
-            (false, true) => types::F32,
-            (true, false) => types::I32X4,
-            (true, true) => types::F32X4,
-        };
+        let lane = if float { types::F32 } else { types::I32 };
+        let ty = lane.by(self.ty(x).lane_count()).unwrap_or(lane);
         self.un(x, |c, v| c.ins().bitcast(ty, if ty.is_vector() { little() } else { MemFlagsData::new() }, v))
     }
 
@@ -364,6 +389,9 @@ impl<'a> Emit<'a> {
     pub fn per_lane(&mut self, xs: &[Val], mut f: impl FnMut(&mut Self, &[Val]) -> Res<Val>) -> Res<Val> {
         if xs.iter().all(|x| !x.vector) {
             return f(self, xs);
+        }
+        if self.lanes != LANES {
+            return Err(Stop::NotVector);
         }
         let mut result: Option<Val> = None;
         for lane in 0..LANES as u8 {

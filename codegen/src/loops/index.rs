@@ -4,7 +4,7 @@
 use cranelift_codegen::ir::condcodes::IntCC;
 use lith_ir::Dim;
 
-use super::emit::{Emit, LANES, Res, Stop};
+use super::emit::{Emit, Res, Stop};
 use crate::builder::{At, ENTRY, IntOp, ScopeId};
 
 /// A position: the sum of `terms` and `konst` for the first lane, `step` more for each further lane.
@@ -31,9 +31,9 @@ impl Pos {
         Pos { terms: vec![at], konst: 0, step: 0, multiple: 1 }
     }
 
-    /// A counter that is a multiple of the lanes, whose lanes are `offset` and on.
-    pub fn lanes(at: At, offset: i64) -> Pos {
-        Pos { terms: vec![at], konst: offset, step: 1, multiple: LANES }
+    /// A counter that is a multiple of the `lanes`, whose lanes are `offset` and on.
+    pub fn lanes(at: At, offset: i64, lanes: i64) -> Pos {
+        Pos { terms: vec![at], konst: offset, step: 1, multiple: lanes }
     }
 
     /// The value, when it is constant and the same for all lanes.
@@ -41,8 +41,9 @@ impl Pos {
         (self.terms.is_empty() && self.step == 0).then_some(self.konst)
     }
 
-    fn lane_aligned(&self) -> bool {
-        self.multiple % LANES == 0 && self.konst % LANES == 0
+    /// Whether the first lane is at a multiple of the lanes.
+    pub fn lane_aligned(&self, lanes: i64) -> bool {
+        self.multiple % lanes == 0 && self.konst % lanes == 0
     }
 }
 
@@ -88,6 +89,11 @@ impl Emit<'_> {
         terms.fold(ENTRY, |s, at| self.b.deeper(s, at.scope))
     }
 
+    /// The most lanes that a dimension is known to be a multiple of.
+    fn multiple(&self, dim: &Dim) -> i64 {
+        [16, 8, 4].into_iter().find(|&lanes| dim.is_multiple_of(lanes, self.symbols)).unwrap_or(1)
+    }
+
     /// The value of a dimension.
     pub fn dim(&mut self, dim: &Dim) -> Pos {
         match dim.as_const() {
@@ -103,7 +109,7 @@ impl Emit<'_> {
                         at
                     }
                 };
-                let multiple = if dim.is_multiple_of(LANES, self.symbols) { LANES } else { 1 };
+                let multiple = self.multiple(dim);
                 Pos { terms: vec![at], konst: 0, step: 0, multiple }
             }
         }
@@ -202,7 +208,8 @@ impl Emit<'_> {
         if p.step != 0 && self.flat_loop {
             return Err(Stop::NotFlat);
         }
-        if p.step != 0 && !(p.step == 1 && p.lane_aligned() && inner.is_multiple_of(LANES, self.symbols)) {
+        let lanes = self.lanes;
+        if p.step != 0 && !(p.step == 1 && p.lane_aligned(lanes) && inner.is_multiple_of(lanes, self.symbols)) {
             return Err(Stop::NotVector);
         }
         let p_at = self.pos_at(p);
@@ -218,7 +225,7 @@ impl Emit<'_> {
             true => Pos::of(at),
             false => {
                 let known = gcd(p.multiple, p.konst);
-                let n = inner.as_const().unwrap_or(if inner.is_multiple_of(LANES, self.symbols) { LANES } else { 1 });
+                let n = inner.as_const().unwrap_or(self.multiple(inner));
                 Pos { terms: vec![at], konst: 0, step: p.step, multiple: gcd(known, n).max(1) }
             }
         })

@@ -1,5 +1,5 @@
-//! A loop kernel as a function: which axes are rows and which the columns, the loops over them, the stores. Tries four
-//! elements at once first and falls back where an op cannot.
+//! A loop kernel as a function: which axes are rows and which the columns, the loops over them, the stores. Tries
+//! vectors of elements first and falls back where an op cannot.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,7 +7,7 @@ use cranelift_codegen::ir::{Function, InstBuilder};
 use cranelift_codegen::isa::CallConv;
 use lith_ir::{Dim, Graph, NodeId, Op, Symbols, Value};
 
-use super::emit::{Buffer, Emit, LANES, Res, Stop, Tables};
+use super::emit::{Buffer, Emit, LANES, Machine, Res, Stop, Tables};
 use super::index::{Index, Pos, product};
 use super::scan;
 use crate::CodegenError;
@@ -100,7 +100,8 @@ struct Attempt {
 }
 
 /// Compiles a kernel to a function `(environment, begin, end)`, or as an epilogue `(environment, row begin, row end,
-/// column begin, column end)`.
+/// column begin, column end)`. `None` if it cannot run with the machine's vectors and narrower ones should be tried, which
+/// is no answer for those of [`LANES`].
 ///
 /// # Errors
 /// When an op has no loop form or the outputs do not fit one iteration space.
@@ -109,11 +110,14 @@ pub fn compile_loop(
     epilogue: bool,
     symbols: &Symbols,
     tables: &mut Tables,
-    fma: bool,
-) -> Result<(Function, Span), CodegenError> {
+    machine: Machine,
+) -> Result<Option<(Function, Span)>, CodegenError> {
     let wrong = |problem: &str| CodegenError::Internal { what: "loop kernel".into(), problem: problem.into() };
     if let Some(sum) = scan::running_sum(kernel) {
-        return scan::generate(kernel, sum, symbols, tables, fma).map_err(|stop| match stop {
+        if machine.wide() {
+            return Ok(None);
+        }
+        return scan::generate(kernel, sum, symbols, tables, machine).map(Some).map_err(|stop| match stop {
             Stop::Fail(error) => error,
             _ => wrong("a running sum has no loop form"),
         });
@@ -123,15 +127,18 @@ pub fn compile_loop(
     let mut attempt = Attempt { flat: whole && !epilogue, vector: true, ..Attempt::default() };
     let only_flat = domain.lead.is_empty() && attempt.flat;
     loop {
-        let function = generate(kernel, &domain, epilogue, symbols, tables, fma, &attempt);
+        let function = generate(kernel, &domain, epilogue, symbols, tables, machine, &attempt);
         match function {
             Ok(f) => {
                 let rows = product(&domain.lead);
                 let columns = domain.last.clone();
                 let span = if attempt.flat { Span::Elements(rows * columns) } else { Span::Rows { rows, columns } };
-                return Ok((f, span));
+                return Ok(Some((f, span)));
             }
             Err(Stop::Fail(error)) => return Err(error),
+            Err(Stop::NotFlat) if machine.wide() && attempt.flat && !only_flat => attempt.flat = false,
+            Err(Stop::NotVector) if machine.wide() && attempt.flat && !only_flat => attempt.flat = false,
+            Err(_) if machine.wide() => return Ok(None),
             Err(Stop::NotVectorAt(node)) => {
                 if !attempt.scalar.insert(node) {
                     return Err(wrong("a reduction has neither form"));
@@ -156,11 +163,11 @@ fn generate(
     epilogue: bool,
     symbols: &Symbols,
     tables: &mut Tables,
-    fma: bool,
+    machine: Machine,
     attempt: &Attempt,
 ) -> Res<Function> {
     let (b, params) = Builder::new(if epilogue { 5 } else { 3 }, CallConv::SystemV);
-    let mut e = Emit::new(b, params[0], kernel.graph, &kernel.inputs, tables, symbols, fma, &attempt.scalar);
+    let mut e = Emit::new(b, params[0], kernel.graph, &kernel.inputs, tables, symbols, machine, &attempt.scalar);
     e.flat_loop = attempt.flat && !domain.lead.is_empty();
     if attempt.flat {
         let (begin, end) = (params[1], params[2]);
@@ -203,21 +210,36 @@ fn columns(
             Some(row) => vec![(Pos::of(row), domain.lead.len()), (pos, 1)],
         })
     };
-    let vector = vector && known.is_none_or(|n| n >= LANES);
+    // The widest vectors, what is left with those of four, then single elements.
+    let mut widths = vec![e.machine.lanes];
+    if e.machine.wide() {
+        if known.is_some_and(|n| n < e.machine.lanes) {
+            return Err(Stop::NotVector);
+        }
+        widths.push(LANES);
+    }
     let mut first = begin;
-    if vector {
-        let open = e.b.open_loop(scope, begin, end, LANES, &[]);
+    let mut unit = i64::MAX;
+    for lanes in widths {
+        if !vector || known.is_some_and(|n| n % unit < lanes) {
+            continue;
+        }
+        e.lanes = lanes;
+        let open = e.b.open_loop(scope, first, end, lanes, &[]);
         let body = open.scope;
-        store(e, kernel, domain, false, &shape, &index(Pos::lanes(open.i, 0)), body)?;
+        store(e, kernel, domain, false, &shape, &index(Pos::lanes(open.i, 0, lanes)), body)?;
         e.b.close_loop(open, &[]);
         let at = e.b.deeper(begin.scope, end.scope);
+        let begin = first;
         first = e.b.put(at, |c| {
             let length = c.ins().isub(end.v, begin.v);
-            let whole = c.ins().band_imm_s(length, -LANES);
+            let whole = c.ins().band_imm_s(length, -lanes);
             c.ins().iadd(begin.v, whole)
         });
+        unit = lanes;
     }
-    if !vector || known.is_none_or(|n| n % LANES != 0) {
+    e.lanes = e.machine.lanes;
+    if unit == i64::MAX || known.is_none_or(|n| n % unit != 0) {
         let open = e.b.open_loop(scope, first, end, 1, &[]);
         let body = open.scope;
         store(e, kernel, domain, false, &shape, &index(Pos::of(open.i)), body)?;

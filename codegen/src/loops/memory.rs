@@ -26,7 +26,7 @@ impl Emit<'_> {
         }
     }
 
-    /// The element (or four) at an index of a value of this shape.
+    /// The element (or vector) at an index of a value of this shape.
     pub fn load(&mut self, buffer: Buffer, index: &Index, shape: &[Dim]) -> Res<Val> {
         let pos = self.flat(index, shape)?;
         let (mut address, mut offset) = self.address(buffer, &pos);
@@ -49,7 +49,10 @@ impl Emit<'_> {
             0 => self.load_at(buffer.dtype, address, offset, false),
             1 => self.load_at(buffer.dtype, address, offset, true),
             _ => {
-                Emit::lane_type(buffer.dtype, true)?;
+                self.lane_type(buffer.dtype, true)?;
+                if self.lanes != LANES {
+                    return Err(Stop::NotVector);
+                }
                 let bytes = i32::try_from(step * buffer.dtype.size() as i64).map_err(|_| Stop::NotVector)?;
                 let mut lanes = Vec::new();
                 for lane in 0..LANES as i32 {
@@ -63,6 +66,9 @@ impl Emit<'_> {
 
     /// Four elements as a vector.
     pub fn gather_lanes(&mut self, lanes: &[Val]) -> Res<Val> {
+        if self.lanes != LANES {
+            return Err(Stop::NotVector);
+        }
         let Some((&first, rest)) = lanes.split_first() else { return Err(Stop::NotVector) };
         let mut v = self.splat(first);
         for (i, &lane) in rest.iter().enumerate() {
@@ -76,7 +82,7 @@ impl Emit<'_> {
     }
 
     fn load_at(&mut self, dtype: DType, address: At, offset: i32, vector: bool) -> Res<Val> {
-        let ty = Emit::lane_type(dtype, vector)?;
+        let ty = self.lane_type(dtype, vector)?;
         let load = |e: &mut Self, ty: ir::Type| Val {
             at: e.b.put(address.scope, |c| c.ins().load(ty, plain(), address.v, offset)),
             vector,
@@ -86,6 +92,20 @@ impl Emit<'_> {
                 let half = load(self, types::I16);
                 let wide = self.un(half, |c, v| c.ins().uextend(types::I32, v));
                 self.widen_half(dtype, wide)
+            }
+            (DType::F16 | DType::Bf16, true) if self.machine.wide() => {
+                let (narrow, wide) = (self.vector_of(types::I16)?, self.vector_of(types::I32)?);
+                let halves = load(self, narrow);
+                let wide = self.un(halves, |c, v| c.ins().uextend(wide, v));
+                self.widen_half(dtype, wide)
+            }
+            (DType::Bool, true) if self.machine.wide() => {
+                let (narrow, wide) = (self.vector_of(types::I8)?, self.vector_of(types::I32)?);
+                let bytes = load(self, narrow);
+                self.un(bytes, |c, v| {
+                    let v = c.ins().uextend(wide, v);
+                    c.ins().ineg(v)
+                })
             }
             (DType::F16 | DType::Bf16, true) => {
                 let halves = load(self, types::I64);
@@ -111,7 +131,7 @@ impl Emit<'_> {
         })
     }
 
-    /// Stores an element (or four) of a value of this shape. `x` is a vector when the index varies.
+    /// Stores an element (or vector) of a value of this shape. `x` is a vector when the index varies.
     pub fn store(&mut self, buffer: Buffer, index: &Index, shape: &[Dim], x: Val, scope: u32) -> Res<()> {
         let pos = self.flat(index, shape)?;
         let vector = pos.step != 0;
@@ -119,7 +139,7 @@ impl Emit<'_> {
             return Err(Stop::NotVector);
         }
         if vector {
-            Emit::lane_type(buffer.dtype, true)?;
+            self.lane_type(buffer.dtype, true)?;
         }
         let x = if vector { self.splat(x) } else { x };
         let (address, offset) = self.address(buffer, &pos);
@@ -128,6 +148,10 @@ impl Emit<'_> {
                 let bits = self.narrow_half(buffer.dtype, x);
                 match vector {
                     false => self.un(bits, |c, v| c.ins().ireduce(types::I16, v)),
+                    true if self.machine.wide() => {
+                        let narrow = self.vector_of(types::I16)?;
+                        self.un(bits, |c, v| c.ins().ireduce(narrow, v))
+                    }
                     true => self.un(bits, |c, v| {
                         // Values fit 16 bits unsigned.
                         let v = c.ins().unarrow(v, v);
@@ -135,6 +159,11 @@ impl Emit<'_> {
                         c.ins().extractlane(v, 0)
                     }),
                 }
+            }
+            (DType::Bool, true) if self.machine.wide() => {
+                let (narrow, one) = (self.vector_of(types::I8)?, self.i32(1));
+                let bits = self.bin(x, one, |c, a, b| c.ins().band(a, b));
+                self.un(bits, |c, v| c.ins().ireduce(narrow, v))
             }
             (DType::Bool, true) => self.un(x, |c, v| {
                 let v = c.ins().snarrow(v, v);

@@ -13,5 +13,5 @@ mod ops;
 mod reduce;
 mod scan;
 
-pub use emit::{Buffer, ENV_HEAD, Tables};
+pub use emit::{Buffer, ENV_HEAD, LANES, Machine, Tables};
 pub use kernel::{LoopKernel, Span, compile_loop};

@@ -4,7 +4,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, types};
 use lith_ir::{Binary, DType, Dim, Literal, NodeId, Op, Value};
 
-use super::emit::{Emit, LANES, Res, Stop, Val};
+use super::emit::{Emit, Res, Stop, Val};
 use super::index::{Index, Pos};
 use crate::builder::At;
 
@@ -16,7 +16,7 @@ impl Emit<'_> {
             return Ok(val);
         }
         if !index.uniform() {
-            Emit::lane_type(self.graph.ty(value).dtype, true)?;
+            self.lane_type(self.graph.ty(value).dtype, true)?;
         }
         let val = match self.buffers.get(&value) {
             Some(&buffer) => {
@@ -160,7 +160,7 @@ impl Emit<'_> {
             DType::F16 => self.float(half::f16::from_bits(half(bits)).to_f64(), types::F32),
             DType::Bf16 => self.float(half::bf16::from_bits(half(bits)).to_f64(), types::F32),
             dtype => {
-                let ty = Emit::lane_type(dtype, false)?;
+                let ty = self.lane_type(dtype, false)?;
                 self.integer(bits, ty)
             }
         })
@@ -176,7 +176,7 @@ impl Emit<'_> {
             return Err(Stop::NotVector);
         }
         let mut lanes = Vec::new();
-        for lane in 0..LANES {
+        for lane in 0..self.lanes {
             let offset = self.integer(lane * pos.step, types::I64);
             let i = self.bin(first, offset, |c, a, b| c.ins().iadd(a, b));
             lanes.push(self.cast(DType::I64, dtype, i)?);
@@ -223,9 +223,9 @@ impl Emit<'_> {
     /// Whether a position is in `lo..hi`, as one answer for all lanes.
     fn range(&mut self, pos: &Pos, lo: &Dim, hi: &Dim) -> Res<Val> {
         if pos.step != 0 {
-            // Four lanes are on one side when the bounds lie between groups of four.
-            let aligned = |d: &Dim| d.is_multiple_of(LANES, self.symbols);
-            if pos.step != 1 || pos.multiple % LANES != 0 || pos.konst % LANES != 0 || !aligned(lo) || !aligned(hi) {
+            // All lanes are on one side when the bounds lie between vectors.
+            let aligned = |d: &Dim| d.is_multiple_of(self.lanes, self.symbols);
+            if pos.step != 1 || !pos.lane_aligned(self.lanes) || !aligned(lo) || !aligned(hi) {
                 return Err(Stop::NotVector);
             }
         }
@@ -322,7 +322,7 @@ impl Emit<'_> {
 
     /// Zero of a type.
     pub fn zero(&mut self, dtype: DType) -> Res<Val> {
-        let ty = Emit::lane_type(dtype, false)?;
+        let ty = self.lane_type(dtype, false)?;
         Ok(if ty.is_float() { self.float(0.0, ty) } else { self.integer(0, ty) })
     }
 }

@@ -1,17 +1,17 @@
-//! Reductions as inner loops: over the last axis four elements at once in four independent chains, joined in an order
-//! that depends on the length alone; over other axes one after the other. Products of matrices and the segments of
+//! Reductions as inner loops: over the last axis sixteen elements at once, each sixteenth added to its own sum whatever
+//! the width of vectors, and the sums joined in an order that depends on the length alone; over other axes one after the other. Products of matrices and the segments of
 //! packed sequences are reductions as well.
 
-use cranelift_codegen::ir::InstBuilder;
 use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{InstBuilder, types};
 use lith_ir::{Binary, Compare, DType, Dim, NodeId, Pool, Reduction, Value};
 
-use super::emit::{Emit, LANES, Res, Stop, Val};
+use super::emit::{Emit, LANES, Res, Stop, Val, little};
 use super::index::{Index, Pos, product};
 use crate::builder::{At, ScopeId};
 
-/// Independent chains of a vector reduction.
-const CHAINS: i64 = 4;
+/// Independent sums of a vector reduction: as many as the widest vector has lanes, so that all targets add alike.
+const SUMS: i64 = 16;
 
 /// The element of a reduction at a position along the reduced axis, joined to what was accumulated before it.
 type Step<'f, 'a> = dyn FnMut(&mut Emit<'a>, &Pos, Val) -> Res<Val> + 'f;
@@ -46,7 +46,7 @@ pub fn accumulator(dtype: DType) -> DType {
 
 impl<'a> Emit<'a> {
     fn identity(&mut self, f: Reduction, dtype: DType) -> Res<Val> {
-        let ty = Emit::lane_type(dtype, false)?;
+        let ty = self.lane_type(dtype, false)?;
         let (least, most) = dtype.int_range().unwrap_or((0, 0));
         Ok(match (f, ty.is_float()) {
             (Reduction::Sum, true) => self.float(0.0, ty),
@@ -70,42 +70,49 @@ impl<'a> Emit<'a> {
         Ok(Val { at: after[0], vector: init.vector })
     }
 
-    /// A loop over `0..length`, four elements at once.
+    /// A loop over `0..length`, a vector at once.
     fn reduce_vector(&mut self, scope: ScopeId, length: &Pos, r: &mut Reducer<'_, 'a>) -> Res<Val> {
+        let outside = self.lanes;
         let zero = self.b.iconst(0);
         let end = self.pos_at(length);
         let known = length.as_const();
-        let wide = LANES * CHAINS;
-        let identity = self.splat(r.identity);
-        let mut chains = vec![identity; CHAINS as usize];
-        // Whole turns of all chains, then of the first one, then single elements.
+        // Whole turns of all sums, then of the first four, then single elements.
         let floor = |e: &mut Self, unit: i64| match known {
             Some(n) => e.b.iconst(n.max(0) / unit * unit),
             None => e.b.put(end.scope, |c| c.ins().band_imm_s(end.v, -unit)),
         };
-        let (wide_end, vector_end) = (floor(self, wide), floor(self, LANES));
-        if known.is_none_or(|n| n >= wide) {
-            let init: Vec<At> = chains.iter().map(|c| c.at).collect();
-            let open = self.b.open_loop(scope, zero, wide_end, wide, &init);
+        let (wide_end, vector_end) = (floor(self, SUMS), floor(self, LANES));
+        let mut sums = Vec::new();
+        if known.is_none_or(|n| n >= SUMS) {
+            self.lanes = self.machine.lanes;
+            let identity = self.splat(r.identity);
+            let init: Vec<At> = (0..SUMS / self.lanes).map(|_| identity.at).collect();
+            let open = self.b.open_loop(scope, zero, wide_end, SUMS, &init);
             let mut next = Vec::new();
             for (i, &before) in open.carried.iter().enumerate() {
-                let pos = Pos::lanes(open.i, LANES * i as i64);
+                let pos = Pos::lanes(open.i, self.lanes * i as i64, self.lanes);
                 let y = (r.step)(self, &pos, Val { at: before, vector: true })?;
                 next.push(self.splat(y).at);
             }
-            let after = self.b.close_loop(open, &next);
-            chains = after.into_iter().map(|at| Val { at, vector: true }).collect();
+            for at in self.b.close_loop(open, &next) {
+                sums.extend(self.quarters(at)?);
+            }
         }
-        if known.is_none_or(|n| n.max(0) % wide >= LANES) {
-            let open = self.b.open_loop(scope, wide_end, vector_end, LANES, &[chains[0].at]);
+        self.lanes = LANES;
+        if sums.is_empty() {
+            sums = vec![self.splat(r.identity); (SUMS / LANES) as usize];
+        }
+        if known.is_none_or(|n| n.max(0) % SUMS >= LANES) {
+            let open = self.b.open_loop(scope, wide_end, vector_end, LANES, &[sums[0].at]);
             let before = Val { at: open.carried[0], vector: true };
-            let y = (r.step)(self, &Pos::lanes(open.i, 0), before)?;
+            let y = (r.step)(self, &Pos::lanes(open.i, 0, LANES), before)?;
             let y = self.splat(y);
-            chains[0].at = self.b.close_loop(open, &[y.at])[0];
+            sums[0].at = self.b.close_loop(open, &[y.at])[0];
         }
-        let low = self.binary(r.join, r.dtype, chains[0], chains[1])?;
-        let high = self.binary(r.join, r.dtype, chains[2], chains[3])?;
+        let low = self.binary(r.join, r.dtype, sums[0], sums[1])?;
+        let high = self.binary(r.join, r.dtype, sums[2], sums[3])?;
         let all = self.binary(r.join, r.dtype, low, high)?;
+        self.lanes = outside;
         let mut lanes = Vec::new();
         for i in 0..LANES as u8 {
             let at = self.b.put(all.at.scope, |c| c.ins().extractlane(all.at.v, i));
@@ -121,7 +128,25 @@ impl<'a> Emit<'a> {
         self.binary(r.join, r.dtype, all, rest)
     }
 
-    /// A reduction over `0..length` on behalf of `node`: four elements at once if `vector` and the step allow it.
+    /// The vectors of four lanes that a vector of `f32` is made of.
+    fn quarters(&mut self, x: At) -> Res<Vec<Val>> {
+        if self.lanes == LANES {
+            return Ok(vec![Val { at: x, vector: true }]);
+        }
+        let parts = self.lanes / LANES;
+        let ty = types::I128.by(parts as u32).ok_or(Stop::NotVector)?;
+        let all = self.b.put(x.scope, |c| c.ins().bitcast(ty, little(), x.v));
+        let part = |i: i64| {
+            let at = self.b.put(x.scope, |c| {
+                let bits = c.ins().extractlane(all.v, i as u8);
+                c.ins().bitcast(types::F32X4, little(), bits)
+            });
+            Val { at, vector: true }
+        };
+        Ok((0..parts).map(part).collect())
+    }
+
+    /// A reduction over `0..length` on behalf of `node`: a vector at once if `vector` and the step allow it.
     fn reduce_over(
         &mut self,
         node: NodeId,
@@ -279,7 +304,7 @@ impl<'a> Emit<'a> {
 
     /// `splat`, where four elements of the dtype are a vector.
     fn splat_of(&mut self, dtype: DType, x: Val) -> Res<Val> {
-        Emit::lane_type(dtype, true)?;
+        self.lane_type(dtype, true)?;
         Ok(self.splat(x))
     }
 

@@ -4,7 +4,7 @@ use cranelift_codegen::ir::Function;
 use cranelift_codegen::isa::CallConv;
 use lith_ir::{Binary, Op, Symbols, Value};
 
-use super::emit::{Emit, Res, Tables, Val};
+use super::emit::{Emit, Machine, Res, Tables, Val};
 use super::index::{Index, Pos, product};
 use super::kernel::{LoopKernel, Span};
 use super::reduce::accumulator;
@@ -25,14 +25,14 @@ pub fn generate(
     (x, axis): (Value, usize),
     symbols: &Symbols,
     tables: &mut Tables,
-    fma: bool,
+    machine: Machine,
 ) -> Res<(Function, Span)> {
     let ty = kernel.graph.ty(x).clone();
     let mut others = ty.shape.clone();
     let columns = others.remove(axis);
     let (b, params) = Builder::new(3, CallConv::SystemV);
     let none = Default::default();
-    let mut e = Emit::new(b, params[0], kernel.graph, &kernel.inputs, tables, symbols, fma, &none);
+    let mut e = Emit::new(b, params[0], kernel.graph, &kernel.inputs, tables, symbols, machine, &none);
     let rows = e.b.open_loop(ENTRY, params[1], params[2], 1, &[]);
     let row = Index::new(if others.is_empty() { Vec::new() } else { vec![(Pos::of(rows.i), others.len())] });
     let (before, behind) = (e.sub(&row, &others, 0, axis)?, e.sub(&row, &others, axis, others.len())?);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use lith_codegen::{CodegenError, Target, WeightData, WeightStorage};
+use lith_codegen::{CodegenError, Module, Target, WeightData, WeightStorage};
 use lith_frontend::nn::{self, Act, Frequencies, Rope};
 use lith_frontend::sequence::AttentionSpec;
 use lith_frontend::{CacheType, Layout, Sequence, Trace};
@@ -93,10 +93,13 @@ impl Decoder {
         Decoder { program, plan, params, stored }
     }
 
-    pub fn write(&self, path: &Path) -> Result<(), CodegenError> {
+    pub fn module(&self, target: &Target) -> Result<Module, CodegenError> {
         let by_param = self.stored.iter().map(|(n, m)| (n.clone(), Storage::Quantized(m.scheme))).collect();
-        let storage = WeightStorage { default: DType::F32, by_param };
-        let module = lith_codegen::compile(&self.program, &self.plan, &Target::new("native")?, &storage)?;
+        lith_codegen::compile(&self.program, &self.plan, target, &WeightStorage { default: DType::F32, by_param })
+    }
+
+    pub fn write(&self, path: &Path) -> Result<(), CodegenError> {
+        let module = self.module(&Target::new("native")?)?;
         let mut weights = |name: &str| {
             Ok(match self.stored.get(name) {
                 Some(matrix) => WeightData::Quantized(matrix.clone()),

@@ -28,16 +28,35 @@ pub fn planned(program: &Ir, options: &Options) -> (Ir, Plan) {
     (compiled.program, compiled.plan)
 }
 
+/// A target by its name.
+pub fn target(name: &str) -> Target {
+    Target::new(name).expect("a target that there is")
+}
+
+/// The targets whose code this machine runs: each level, and for those with wide vectors the same without.
+pub fn targets() -> Vec<Target> {
+    let levels = Target::NAMES.into_iter().filter(|name| *name != "native").map(target);
+    let here = levels.filter(|t| t.features().iter().all(|f| lith_runtime::artifact::has_feature(f)));
+    let mut all = Vec::new();
+    for level in here {
+        if level.name() == "x86-64-v3" {
+            all.push(level.clone().without_wide_vectors());
+        }
+        all.push(level);
+    }
+    all
+}
+
 /// Writes the artifact of a program for a target.
 pub fn write(
     path: &Path,
     program: &Ir,
     params: &BTreeMap<String, Tensor>,
-    target: &str,
+    target: &Target,
     storage: &WeightStorage,
 ) -> Result<(), CodegenError> {
     let (program, plan) = planned(program, &Options::default());
-    let module = lith_codegen::compile(&program, &plan, &Target::new(target)?, storage)?;
+    let module = lith_codegen::compile(&program, &plan, target, storage)?;
     let mut weights = |name: &str| Ok(elements(&params[name]));
     lith_codegen::write_artifact::<CodegenError>(path, &module, &mut weights, &[])
 }
@@ -49,7 +68,7 @@ pub fn elements(tensor: &Tensor) -> WeightData<'static> {
 
 impl Loaded {
     /// Compiles and loads a case to run on each of these counts of threads.
-    pub fn new(case: &Case, target: &str, threads: &[usize]) -> Loaded {
+    pub fn new(case: &Case, target: &Target, threads: &[usize]) -> Loaded {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("case.lith");
         write(&path, &case.program, &case.params, target, &WeightStorage::of(DType::F32))

@@ -41,7 +41,7 @@ fn keep_to(index: usize) {
         let mut set: Cores = [0; 16];
         // SAFETY: the call fills as many bytes as it is told; 0 is the calling thread.
         unsafe { sched_getaffinity(0, size_of::<Cores>(), &mut set) };
-        (0..64 * set.len()).filter(|core| set[core / 64] >> (core % 64) & 1 == 1).collect()
+        (0..64 * set.len()).filter(|core| (set[core / 64] >> (core % 64)) & 1 == 1).collect()
     });
     if cores.is_empty() {
         return;

@@ -10,7 +10,7 @@ use lith_runtime::program::Program;
 use lith_runtime::tensor::View;
 
 /// Rows of an operand.
-const ROWS: usize = 64;
+const ROWS: usize = 16;
 /// Time to measure for.
 const LEAST: Duration = Duration::from_millis(200);
 
@@ -25,7 +25,7 @@ const KERNELS: [(&str, usize, Body); 8] = [
         let s = b.op(Op::Activation { f: Activation::Silu }, &[x]).expect("an activation");
         b.mul(s, y).expect("a product")
     }),
-    ("exp", 384, |b, x, ..| b.unary(Unary::Exp, x).expect("exp")),
+    ("exp", 384, |b, x, _, _, _| b.unary(Unary::Exp, x).expect("exp")),
     ("residual and layer norm", 384, |b, x, y, w, _| {
         let s = b.add(x, y).expect("a sum");
         b.op(Op::LayerNorm { eps: 1e-12 }, &[s, w, w]).expect("a norm")
@@ -34,7 +34,7 @@ const KERNELS: [(&str, usize, Body); 8] = [
         let s = b.add(x, y).expect("a sum");
         b.op(Op::RmsNorm { eps: 1e-5, offset: 0.0 }, &[s, w]).expect("a norm")
     }),
-    ("softmax", 128, |b, x, ..| b.op(Op::Softmax {}, &[x]).expect("a softmax")),
+    ("softmax", 128, |b, x, _, _, _| b.op(Op::Softmax {}, &[x]).expect("a softmax")),
 ];
 
 fn gelu(b: &mut Builder<'_>, x: Value, w: Value, columns: usize, f: Activation) -> Value {

@@ -233,7 +233,7 @@ impl<'f> Select<'f> {
         if let Some(&mask) = self.masks.get(&result) {
             return self.mask_to(mask, to, ty);
         }
-        if ty.is_int() { self.integer(inst, to, ty) } else { self.vector(inst, to, ty) }
+        if class(ty) == INT { self.integer(inst, to, ty) } else { self.vector(inst, to, ty) }
     }
 
     /// The error for an instruction there is no choice for.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use lith_codegen::{Target, WeightData, WeightStorage};
 use lith_ir::DType;
 use lith_ir::quant::Storage;
+use lith_passes::saturate::Numeric;
 use lith_passes::{Compiled, Stage};
 use lith_runtime::model::ENTRY;
 
@@ -17,6 +18,9 @@ use crate::quantize::{self, Matrices, Quantization, StoragePlan};
 /// Name of the asset with the errors of quantized weights.
 pub const QUANTIZATION_REPORT: &str = "quantization.json";
 
+/// Name of the asset with what equality saturation did.
+pub const SATURATION_REPORT: &str = "saturation.json";
+
 /// How a model is compiled.
 #[derive(Clone)]
 pub struct CompileOptions {
@@ -26,6 +30,8 @@ pub struct CompileOptions {
     pub target: Target,
     /// Which weights and activations are quantized.
     pub quantization: Quantization,
+    /// How much rewrites may change numbers.
+    pub numeric: Numeric,
 }
 
 impl CompileOptions {
@@ -43,7 +49,7 @@ impl CompileOptions {
             }
         };
         let target = Target::new(target).map_err(Error::input)?;
-        Ok(CompileOptions { storage, target, quantization: Quantization::default() })
+        Ok(CompileOptions { storage, target, quantization: Quantization::default(), numeric: Numeric::default() })
     }
 }
 
@@ -77,6 +83,8 @@ pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>
         // All or none: a block of mixed widths stays one function.
         rounding: options.quantization.rounding,
         int8_activations: matrices.linear.clone(),
+        numeric: options.numeric,
+        ..lith_passes::Options::default()
     };
     let compiled = lith_passes::run(program.clone(), &pass_options).map_err(Error::failure)?;
     drop(program);
@@ -89,7 +97,7 @@ impl Compilation {
     /// # Errors
     /// When code generation fails, which is a bug, or the program asks for more than the target has.
     pub fn module(&self) -> Result<lith_codegen::Module> {
-        let Compiled { program, plan } = &self.compiled;
+        let Compiled { program, plan, .. } = &self.compiled;
         let by_param = self.storage.storage.clone();
         let storage = WeightStorage { by_param, ..WeightStorage::of(self.options.storage) };
         lith_codegen::compile(program, plan, &self.options.target, &storage).map_err(Error::failure)
@@ -109,6 +117,8 @@ impl Compilation {
         if !self.storage.report.is_empty() {
             assets.push((QUANTIZATION_REPORT, &report));
         }
+        let saturation = serde_json::to_vec(&self.compiled.saturation).map_err(Error::failure)?;
+        assets.push((SATURATION_REPORT, &saturation));
         let mut weights = |name: &str| self.weight(name);
         lith_codegen::write_artifact(path, &module, &mut weights, &assets)
     }
@@ -175,7 +185,7 @@ pub fn compile_cached(
     let cache = Cache::open()?;
     let mut settings = vec![
         task.name().to_string(),
-        format!("{:?} {:?} {:?}", options.storage, options.quantization, from.cache),
+        format!("{:?} {:?} {:?} {:?}", options.storage, options.quantization, options.numeric, from.cache),
         format!("{} {}", options.target.name(), options.target.features().join(",")),
         format!("strict={} fresh={} mismatched={}", from.strict, from.fresh_head, from.ignore_mismatched_sizes),
     ];

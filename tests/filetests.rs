@@ -9,7 +9,7 @@ use lith_passes::{Compiled, Stage, dump, run_until};
 
 fn result(stage: Stage, compiled: &Compiled) -> String {
     match stage {
-        Stage::Trace | Stage::Canonicalize | Stage::Quantize | Stage::Outline | Stage::Legalize => {
+        Stage::Trace | Stage::Canonicalize | Stage::Quantize | Stage::Outline | Stage::Saturate | Stage::Legalize => {
             lith_ir::text::print(&compiled.program)
         }
         Stage::Fuse | Stage::Layout | Stage::Schedule => dump::kernels(compiled),

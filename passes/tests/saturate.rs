@@ -229,7 +229,7 @@ fn a_layer_of_primitives_becomes_composites() {
         }
         let report = &compiled.saturation.graphs[0];
         assert!(report.cost_after_us < report.cost_before_us, "{report:?}");
-        for rule in ["gelu-half-last", "layer-norm", "linear-bias"] {
+        for rule in ["gelu-half-last", "layer-norm", "linear-bias-of-rows"] {
             let at = compiled.saturation.rewrites.iter().find(|r| r.rule == rule);
             assert!(at.is_some_and(|r| !r.path.is_empty() && r.equation.contains('=')), "{rule}: {at:?}");
         }
@@ -367,4 +367,23 @@ fn traced_encoders_cost_no_more() {
             assert_ne!(g.stopped, "time", "{g:?}");
         }
     }
+}
+
+/// Work is done once for each unique block: more layers are more calls, which no rule looks into.
+#[test]
+fn depth_adds_no_work() {
+    let reports = [6, 48].map(|layers| {
+        let program = common::bert(layers, false, &|i| format!("encoder.layer.{i}"));
+        let outlined = lith_passes::run_until(program.clone(), Stage::Outline).unwrap();
+        let start = std::time::Instant::now();
+        let compiled = saturated(program, Numeric::Reassociate);
+        println!("{layers} layers: all stages to saturate in {:.3} s", start.elapsed().as_secs_f64());
+        (outlined.program.functions.len(), compiled.saturation)
+    });
+    let [(functions, six), (_, many)] = &reports;
+    assert!(*functions > 0);
+    assert_eq!(six.graphs[..*functions], many.graphs[..*functions]);
+    assert_eq!(six.rewrites, many.rewrites);
+    let entry = |r: &lith_passes::saturate::Report| r.graphs[*functions].iterations;
+    assert_eq!(entry(six), entry(many));
 }

@@ -91,6 +91,10 @@ pub struct ModelArgs {
     /// Key/value cache of language models: float32, float16, bfloat16 or int8
     #[arg(long, value_name = "DTYPE", default_value = "float32")]
     pub cache_dtype: String,
+    /// How much rewrites may change numbers: exact (not a bit), reassociate (sums and products in another order), or
+    /// approximate
+    #[arg(long, value_name = "CLASS", default_value = "exact")]
+    pub numeric: String,
     /// Processor: native, x86-64-v2, x86-64-v3 or x86-64-v4
     #[arg(long, default_value = "native")]
     pub target: String,
@@ -176,6 +180,9 @@ pub struct Inspect {
     /// List the kernels
     #[arg(long)]
     pub kernels: bool,
+    /// Tell which rewrites made the nodes at this path, with their equations
+    #[arg(long, value_name = "NODE")]
+    pub explain: Option<String>,
     /// List the quantized weights of an artifact with their errors
     #[arg(long)]
     pub weights: bool,

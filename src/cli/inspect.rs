@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lith_passes::saturate::Report;
 use lith_runtime::artifact::Artifact;
 use lith_runtime::artifact::format::section;
 use lith_runtime::model::{ENTRY, model_info};
@@ -15,7 +16,7 @@ use crate::bench::{Random, RandomTokens, Shape};
 use crate::compile::prepare;
 use crate::error::{Error, Result};
 use crate::executable::holds_artifact;
-use crate::inspect::{StoredWeights, Summary, dot, symbol_value};
+use crate::inspect::{StoredWeights, Summary, dot, explain, saturation_of, symbol_value};
 use crate::model::{Model, Opened};
 use crate::verify::program_of;
 
@@ -26,11 +27,15 @@ struct Subject {
     plan: String,
     weights: StoredWeights,
     arena: Option<i64>,
+    saturation: Report,
 }
 
 pub fn inspect(args: &Inspect) -> Result<()> {
     let shape: Shape = args.shape.parse().map_err(Error::input)?;
     let subject = subject(args, shape)?;
+    if let Some(node) = &args.explain {
+        return print(&explain(&subject.program, &subject.saturation, node)?);
+    }
     if args.weights {
         return print(&subject.weights.table());
     }
@@ -73,6 +78,7 @@ fn subject(args: &Inspect, shape: Shape) -> Result<Subject> {
             weights: StoredWeights::of(program.artifact())?,
             plan: program.artifact().text_section(section::PLAN).map_err(Error::input)?.to_string(),
             arena: i64::try_from(arena).ok(),
+            saturation: saturation_of(program.artifact())?,
         });
     }
     let options = args.from.compile_options()?;
@@ -82,6 +88,7 @@ fn subject(args: &Inspect, shape: Shape) -> Result<Subject> {
         plan: compilation.plan_text(),
         weights: StoredWeights::default(),
         info: compilation.model.info,
+        saturation: compilation.compiled.saturation,
         program: compilation.compiled.program,
     })
 }

@@ -14,6 +14,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, ModelArgs};
 use lith_frontend::CacheType;
+use lith_passes::saturate::Numeric;
 
 use crate::compile::CompileOptions;
 use crate::error::{Error, Result};
@@ -122,6 +123,10 @@ impl ModelArgs {
         let [widths, embeddings, activations] =
             [&self.quantize, &self.quantize_embeddings, &self.activations].map(Option::as_deref);
         let quantization = Quantization::new(widths, self.error_budget, embeddings, activations)?;
-        Ok(CompileOptions { quantization, ..CompileOptions::new(&self.dtype, &self.target)? })
+        let numeric = Numeric::from_name(&self.numeric).ok_or_else(|| {
+            let known: Vec<&str> = Numeric::ALL.iter().map(|n| n.name()).collect();
+            Error::input(format!("--numeric {}: expected one of {}", self.numeric, known.join(", ")))
+        })?;
+        Ok(CompileOptions { quantization, numeric, ..CompileOptions::new(&self.dtype, &self.target)? })
     }
 }

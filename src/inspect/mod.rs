@@ -1,6 +1,7 @@
 //! What a program is made of, for people and tools: counts, structure, operations, memory.
 
 mod dot;
+mod explain;
 pub mod flops;
 mod weights;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use crate::bench::Shape;
 
 pub use dot::dot;
+pub use explain::{explain, saturation_of};
 pub use weights::{Stored, StoredWeights};
 
 /// A program in numbers.

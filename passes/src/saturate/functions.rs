@@ -368,6 +368,10 @@ const FUNCTIONS: &[(&str, Function)] = &[
         *last = Dim::from(last.as_const().filter(|n| n % 2 == 0)? / 2);
         shape(d)
     }),
+    ("whole", |a| {
+        let v = number(a, 0)?;
+        (v.fract() == 0.0 && (1.0..1e9).contains(&v)).then(|| Attr::of(&(v as usize)))
+    }),
     // All of a row as one group.
     ("whole_group", |a| {
         let n = usize::try_from(ty(a, 0)?.shape.last()?.as_const()?).ok()?;

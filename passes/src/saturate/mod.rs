@@ -58,7 +58,7 @@ impl Default for Budget {
 pub struct GraphReport {
     /// Name of the graph.
     pub graph: String,
-    /// Estimated microseconds of one run as it was.
+    /// Estimated microseconds of one run as it was; what a called function takes counts with the function.
     pub cost_before_us: f64,
     /// The same of what it is now.
     pub cost_after_us: f64,

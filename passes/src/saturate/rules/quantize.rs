@@ -34,14 +34,19 @@ pub fn rules() -> Vec<Rule> {
             "(mul (dot false ?x ?w) (broadcast (@shape (dot false ?x ?w)) [1] ?s))",
         )
         .when("(@rank ?w #2) (@rank ?s #1) (@float ?x)"),
-        exact("quantize-neg", "q(-x) = -q(x)", "(dynamic_quantize ?g (neg ?x))", "(neg (dynamic_quantize ?g ?x))")
-            .when("(@wide ?x)"),
+        exact(
+            "quantize-neg",
+            "q(-x) = -q(x)",
+            "(dynamic_quantize ?g ?n (neg ?x))",
+            "(neg (dynamic_quantize ?g ?n ?x))",
+        )
+        .when("(@wide ?x)"),
         // Whole groups of rows that are taken later are rounded alike.
         exact(
             "quantize-gather",
             "q(x)[rows] = q(x[rows])",
-            "(gather #0 (dynamic_quantize ?g ?x) ?i)",
-            "(dynamic_quantize ?g (gather #0 ?x ?i))",
+            "(gather #0 (dynamic_quantize ?g ?n ?x) ?i)",
+            "(dynamic_quantize ?g ?n (gather #0 ?x ?i))",
         )
         .when("(@rank_above ?x #1) (@rank ?i #1) (@nonempty_rows ?x)"),
         exact("round-round", "round(round(x)) = round(x)", "(round (round ?x))", "(round ?x)"),
@@ -67,25 +72,25 @@ pub fn rules() -> Vec<Rule> {
         exact(
             "quantize-groups",
             "q of each group = q(x)",
-            "(reshape ?o (dynamic_quantize ?g (reshape ?r ?x)))",
-            "(dynamic_quantize ?g ?x)",
+            "(reshape ?o (dynamic_quantize ?g ?n (reshape ?r ?x)))",
+            "(dynamic_quantize ?g ?n ?x)",
         )
         .when("(@same_shape ?o ?x) (@grouped ?r ?g ?x) (@wide ?x)")
         .sample(Sample::Bound(groups)),
-        // Symmetric 8-bit rounding and back, one group a row.
+        // Symmetric rounding to integers and back, one group a row.
         exact(
             "dynamic-quantize",
-            "round(x 127/m) m/127 = q(x), m = max |x|",
+            "round(x n/m) m/n = q(x), m = max |x|",
             QUANTIZE,
-            "(dynamic_quantize (@whole_group ?x) ?x)",
+            "(dynamic_quantize (@whole_group ?x) (@whole ?n) ?x)",
         )
-        .when("(@last ?a ?x) (@in_place ?b ?s) (@wide ?x)"),
+        .when("(@last ?a ?x) (@in_place ?b ?s) (@wide ?x) (@splat ?n) (@positive ?n)"),
     ]
 }
 
 const QUANTIZE: &str = "(mul
-    (round (mul ?x (broadcast ?s ?b (div 127 (select (eq (reduce_max ?a true (abs ?x)) 0) 1 (reduce_max ?a true (abs ?x)))))))
-    (broadcast ?s ?b (div (reduce_max ?a true (abs ?x)) 127)))";
+    (round (mul ?x (broadcast ?s ?b (div ?n (select (eq (reduce_max ?a true (abs ?x)) 0) 1 (reduce_max ?a true (abs ?x)))))))
+    (broadcast ?s ?b (div (reduce_max ?a true (abs ?x)) ?n)))";
 
 /// Rows of whole groups.
 fn groups(rng: &mut Rng) -> Bindings {
@@ -96,6 +101,7 @@ fn groups(rng: &mut Rng) -> Bindings {
         ("r", shape(&[rows, groups, group])),
         ("o", shape(&[rows, groups * group])),
         ("g", Operand::Attr(Attr::of(&group))),
+        ("n", Operand::Attr(Attr::of(&rng.pick(&[127usize, 32512])))),
     ];
     BTreeMap::from(bound.map(|(name, operand)| (name.to_string(), operand)))
 }

@@ -304,10 +304,15 @@ impl Draw<'_> {
                 self.node(operand(1)?, Some(t.clone()))?;
                 self.node(operand(2)?, Some(t.clone()))?;
             }
-            "l2_norm" | "dynamic_quantize" => {
-                let attr = if row == "l2_norm" { Attr::of(&0.125) } else { Attr::of(&(1 + self.rng.below(4))) };
-                self.set(operand(0)?, attr).or(Some(()))?;
+            "l2_norm" => {
+                self.set(operand(0)?, Attr::of(&0.125)).or(Some(()))?;
                 self.node(operand(1)?, Some(t.clone()))?;
+            }
+            "dynamic_quantize" => {
+                let group = 1 + self.rng.below(4);
+                self.set(operand(0)?, Attr::of(&group)).or(Some(()))?;
+                self.set(operand(1)?, Attr::of(&127usize)).or(Some(()))?;
+                self.node(operand(2)?, Some(t.clone()))?;
             }
             "layer_norm" | "rms_norm" => {
                 let attrs = if row == "layer_norm" { 1 } else { 2 };

@@ -12,7 +12,7 @@ use super::gemm::pieces;
 use super::isa::Isa;
 use super::scratch::with_scratch;
 use super::simd::{Element, Kernel, LANES, Simd};
-use super::tile::TileArgs;
+use super::tile::{Next, TileArgs};
 use super::vmath::{LOG2_E, exp2_of_negative};
 
 /// Arguments of [`attention_packed`]. Strides count elements.
@@ -294,7 +294,8 @@ unsafe fn attend<S: Simd>(s: S, args: &AttentionArgs, task: Task, buffers: &mut 
     }
 }
 
-/// A product of any number of rows and panels, by register tiles.
+/// A product of any number of rows and panels, by register tiles. What is wanted next are the lines for all panels of the
+/// first rows.
 ///
 /// # Safety
 /// See [`TileArgs`], for that many rows and panels.
@@ -311,6 +312,10 @@ pub(super) unsafe fn tiles<S: Simd, E: Element>(s: S, rows: usize, panels: usize
                         a: all.a.add(rows.start * all.lda),
                         b: all.b.add(panel * all.b_panel),
                         c: all.c.add(rows.start * all.ldc + panel * LANES),
+                        next: all.next.filter(|_| rows.start == 0).map(|next| Next {
+                            lines: next.lines.wrapping_add(panel / S::PANELS * all.k * next.step),
+                            ..next
+                        }),
                         ..all
                     },
                 );

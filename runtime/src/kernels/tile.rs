@@ -38,7 +38,7 @@ pub(crate) struct TileArgs<E> {
 pub(crate) struct Next {
     /// A cache line for each step of k from here on.
     pub lines: *const u8,
-    /// Bytes from line to line: 64, or 0 when nothing is wanted but C.
+    /// Bytes from line to line; 0 when nothing is wanted but C.
     pub step: usize,
 }
 
@@ -64,21 +64,18 @@ pub(crate) unsafe fn tile<S: Simd, E: Element, const R: usize, const P: usize>(s
             }
         }
         // Large tiles only: they leave room between their loads.
-        let next = t.next.filter(|_| R > FEW_ROWS);
-        if next.is_some() && !t.accumulate {
+        if R > FEW_ROWS && t.next.is_some() && !t.accumulate {
             for r in 0..R {
                 for p in 0..P {
                     s.prefetch_to_write(t.c.add(r * t.ldc + p * LANES).cast());
                 }
             }
         }
-        let Next { mut lines, step } = next.unwrap_or(Next { lines: t.b.cast(), step: 0 });
+        let Next { mut lines, step } = t.next.unwrap_or(Next { lines: t.b.cast(), step: 0 });
         let mut b = t.b;
         for i in 0..t.k {
-            if R > FEW_ROWS {
-                s.prefetch_near(lines);
-                lines = lines.wrapping_add(step);
-            }
+            s.prefetch_near(lines);
+            lines = lines.wrapping_add(step);
             if R <= FEW_ROWS {
                 for p in 0..P {
                     s.prefetch(b.add(p * t.b_panel).cast::<u8>().wrapping_add(AHEAD));

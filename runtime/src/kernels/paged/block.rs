@@ -6,7 +6,7 @@ use lith_ir::plan::PAGE_TOKENS;
 
 use super::super::attention::{SCORE_ROWS, exponentiate, tiles};
 use super::super::simd::{Element, LANES, Simd};
-use super::super::tile::TileArgs;
+use super::super::tile::{Next, TileArgs};
 use super::super::vmath::{LOG2_E, exp2_of_negative, tanh};
 use super::plan::{Task, Unit};
 use super::{BLOCK_PAGES, KEY_BLOCK, PagedArgs, Sizes};
@@ -31,6 +31,8 @@ struct Block<'a> {
     block: usize,
     /// The pages of the block, as far as the sequence has them.
     pages: *const i32,
+    /// Pages of the block that the task comes to after this one.
+    next_pages: usize,
 }
 
 impl Block<'_> {
@@ -45,6 +47,17 @@ impl Block<'_> {
             let start = cache.add(*self.pages.add(page) as usize * self.args.page_stride as usize);
             start.cast::<T>().add(self.unit.head * PAGE_TOKENS * width)
         }
+    }
+
+    /// The head's part of a page, to be asked for while a product of `steps` steps is computed.
+    ///
+    /// # Safety
+    /// As for [`Block::page`].
+    #[inline(always)]
+    unsafe fn ahead<T>(&self, cache: *const u8, page: usize, steps: usize) -> Next {
+        let bytes = PAGE_TOKENS * self.sizes.dim * size_of::<T>();
+        // SAFETY: the caller's promise.
+        Next { lines: unsafe { self.page::<T>(cache, page, self.sizes.dim) }.cast(), step: bytes / steps.max(1) }
     }
 
     /// The parts of `keys` of the block in its pages: the page, and the keys.
@@ -88,11 +101,14 @@ pub(super) unsafe fn attend<S: Simd, E: Element>(
         // SAFETY: `state` has room for the result of the rows.
         unsafe { clear(s, sizes, rows, state) };
     }
-    for block in blocks {
+    let last_key = unit.seen(unit.tokens - 1).end;
+    for block in blocks.clone() {
+        let left = if block + 1 < blocks.end { last_key.saturating_sub((block + 1) * KEY_BLOCK) } else { 0 };
+        let next_pages = left.div_ceil(PAGE_TOKENS).min(BLOCK_PAGES);
         // SAFETY: the sequence has a table of pages that reaches to the keys that its tokens see.
         unsafe {
             let pages = args.table.add(unit.sequence * args.table_width as usize + block * BLOCK_PAGES);
-            let place = Block { args, sizes, unit, block, pages };
+            let place = Block { args, sizes, unit, block, pages, next_pages };
             if sizes.width != sizes.dim {
                 widen_values::<S, E>(s, &place, buffers.values);
             }
@@ -177,6 +193,7 @@ unsafe fn tile_of_block<S: Simd, E: Element>(
             let b = place.page::<E>(args.k, page, dim).add((keys.start - page * PAGE_TOKENS) * dim);
             let c = scores.add(keys.start);
             let a = buffers.q.as_ptr().add(rows.start * dim);
+            let steps = keys.len().div_ceil(LANES * S::PANELS) * dim;
             let tile = TileArgs {
                 k: dim,
                 a,
@@ -187,7 +204,7 @@ unsafe fn tile_of_block<S: Simd, E: Element>(
                 c,
                 ldc: KEY_BLOCK,
                 accumulate: false,
-                next: None,
+                next: Some(place.ahead::<E>(args.v, page, steps)),
             };
             tiles(s, height, keys.len() / LANES, tile);
         }
@@ -270,6 +287,7 @@ unsafe fn weigh<S: Simd, E: Element>(
             return tiles(s, rows.len(), width / LANES, tile);
         }
         for (page, keys) in Block::by_page(keys) {
+            let steps = width.div_ceil(LANES * S::PANELS) * keys.len();
             let tile = TileArgs {
                 k: keys.len(),
                 a: weights.add(keys.start),
@@ -280,7 +298,7 @@ unsafe fn weigh<S: Simd, E: Element>(
                 c,
                 ldc: width,
                 accumulate: true,
-                next: None,
+                next: (page < place.next_pages).then(|| place.ahead::<E>(place.args.k, page + BLOCK_PAGES, steps)),
             };
             tiles(s, rows.len(), width / LANES, tile);
         }

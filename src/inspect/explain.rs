@@ -39,7 +39,9 @@ pub fn explain(program: &Program, report: &Report, node: &str) -> Result<String>
             || report.rewrites.iter().any(|r| is_within(&r.graph, &r.path, node))
     });
     if !known {
-        return Err(Error::input(format!("--explain {node}: no node stands at this path; --format text shows all paths")));
+        return Err(Error::input(format!(
+            "--explain {node}: no node stands at this path; --format text shows all paths"
+        )));
     }
     let mut out = String::new();
     for graph in &report.graphs {

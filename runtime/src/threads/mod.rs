@@ -8,6 +8,7 @@
 )]
 
 mod barrier;
+mod governor;
 mod pin;
 mod wait;
 mod workers;
@@ -16,8 +17,10 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use barrier::{Barrier, barrier_wait};
+use governor::{Governor, stood_in_line};
 pub use pin::pin;
 use workers::Workers;
 
@@ -26,6 +29,9 @@ pub const MAX_THREADS: usize = 1024;
 
 /// The workers of this process.
 static WORKERS: LazyLock<Workers> = LazyLock::new(|| Workers::new(cores()));
+
+/// What is known of how busy the cores are with other things.
+static GOVERNOR: LazyLock<Governor> = LazyLock::new(Governor::new);
 
 /// Threads that the machine runs at once.
 fn cores() -> usize {
@@ -68,35 +74,59 @@ impl Pool {
         self.threads
     }
 
-    /// Runs `body` on all threads at once and returns when the last is through. Inside a team, and where the system
-    /// gives no threads, it runs on the calling thread alone, as a team of one.
+    /// Runs `body` on all threads at once and returns when the last is through. The team is smaller while other programs
+    /// keep its threads from their cores. Inside a team, and where the system gives no threads, `body` runs on the calling
+    /// thread alone, as a team of one.
     ///
     /// # Panics
     /// With the panic of a thread, once all threads have ended; those that wait at the barrier end by a panic too.
     pub fn run(&self, body: impl Fn(Team<'_>) + Sync) {
-        let alone = || body(Team { thread: 0, threads: 1, barrier: &Barrier::new(1) });
         if self.threads <= 1 || IN_TEAM.get() {
-            return alone();
+            return run_on(1, body);
         }
-        pin::this_thread(0);
-        let barrier = Barrier::new(self.threads);
-        // The first panic is the one to report; later ones may only be its echo at the barrier.
-        let panic: Mutex<Option<Box<dyn Any + Send>>> = Mutex::new(None);
-        let part = |thread| {
-            IN_TEAM.set(true);
-            let team = Team { thread, threads: self.threads, barrier: &barrier };
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| body(team))) {
-                panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
-                barrier.break_up();
+        let start = Instant::now();
+        let threads = GOVERNOR.threads(self.threads, start);
+        if threads <= 1 {
+            return run_on(1, body);
+        }
+        let most: Mutex<Duration> = Mutex::default();
+        run_on(threads, |team| {
+            let before = stood_in_line();
+            body(team);
+            if let (Some(before), Some(after)) = (before, stood_in_line()) {
+                let mut most = most.lock().unwrap_or_else(PoisonError::into_inner);
+                *most = after.saturating_sub(before).max(*most);
             }
-            IN_TEAM.set(false);
-        };
-        if !WORKERS.run(self.threads, &part) {
-            return alone();
+        });
+        let now = Instant::now();
+        GOVERNOR.learn(now - start, most.into_inner().unwrap_or_else(PoisonError::into_inner), now);
+    }
+}
+
+/// Runs `body` on so many threads, if this thread is not part of a team and the system gives them; else on this one.
+fn run_on(threads: usize, body: impl Fn(Team<'_>) + Sync) {
+    let alone = || body(Team { thread: 0, threads: 1, barrier: &Barrier::new(1) });
+    if threads <= 1 || IN_TEAM.get() {
+        return alone();
+    }
+    pin::this_thread(0);
+    let barrier = Barrier::new(threads);
+    // The first panic is the one to report; later ones may only be its echo at the barrier.
+    let panic: Mutex<Option<Box<dyn Any + Send>>> = Mutex::new(None);
+    let part = |thread| {
+        IN_TEAM.set(true);
+        let team = Team { thread, threads, barrier: &barrier };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| body(team))) {
+            panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+            barrier.break_up();
         }
-        if let Some(payload) = panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            resume_unwind(payload);
-        }
+        IN_TEAM.set(false);
+    };
+    if !WORKERS.run(threads, &part) {
+        return alone();
+    }
+    if let Some(payload) = panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        resume_unwind(payload);
     }
 }
 
@@ -110,10 +140,9 @@ mod tests {
     #[test]
     fn each_thread_runs_once_and_sees_what_others_wrote_before_the_barrier() {
         for threads in [1, 2, 3, 5] {
-            let pool = Pool::new(threads);
             let cells: Vec<_> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
             for round in 1..20 {
-                pool.run(|team| {
+                run_on(threads, |team| {
                     assert_eq!(team.threads, threads);
                     for step in 0..10 {
                         cells[team.thread].fetch_add(round, Ordering::Relaxed);
@@ -131,9 +160,8 @@ mod tests {
     #[test]
     fn a_panic_ends_the_run_and_leaves_the_pool_usable() {
         for culprit in 0..3 {
-            let pool = Pool::new(3);
             let run = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(|team| {
+                run_on(3, |team| {
                     if team.thread == culprit {
                         panic!("thread {culprit} fails");
                     }
@@ -143,7 +171,7 @@ mod tests {
             let payload = run.unwrap_err();
             assert_eq!(payload.downcast_ref::<String>(), Some(&format!("thread {culprit} fails")));
             let count = AtomicUsize::new(0);
-            pool.run(|_| {
+            run_on(3, |_| {
                 count.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(count.into_inner(), 3);
@@ -152,13 +180,12 @@ mod tests {
 
     #[test]
     fn a_run_inside_a_run_and_runs_side_by_side_do_not_hang() {
-        let pool = Pool::new(2);
         let count = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    pool.run(|team| {
-                        pool.run(|inner| {
+                    run_on(2, |team| {
+                        Pool::new(2).run(|inner| {
                             assert_eq!(inner.threads, 1);
                             count.fetch_add(1, Ordering::Relaxed);
                         });
@@ -196,10 +223,9 @@ mod tests {
     /// A team larger than the machine runs alone, and its threads sleep where they would wait long.
     #[test]
     fn threads_that_wait_long_sleep_and_wake() {
-        let pool = Pool::new(4);
         for sleeper in 0..4 {
             let count = AtomicUsize::new(0);
-            pool.run(|team| {
+            run_on(4, |team| {
                 for _ in 0..3 {
                     if team.thread == sleeper {
                         std::thread::sleep(Duration::from_millis(4));

@@ -9,6 +9,7 @@ mod interrupt;
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -207,7 +208,8 @@ pub fn run(artifact: Artifact, task: Option<Task>, matches: &ArgMatches) -> Resu
     if matches.get_flag("pin") || crate::env::pin() {
         crate::threads::pin();
     }
-    let pipeline = pipeline(artifact, &open_options(task, matches))?;
+    // Never given back: the process ends after this, and freeing a vocabulary word by word takes milliseconds.
+    let pipeline = ManuallyDrop::new(pipeline(artifact, &open_options(task, matches))?);
     let args = task_args(pipeline.task(), matches)?;
     let inputs = Inputs::from_matches(pipeline.task(), matches)?;
     let json = matches.get_flag("json");

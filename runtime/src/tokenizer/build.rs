@@ -22,6 +22,7 @@ use super::assets::{Assets, SENTENCEPIECE_FILES};
 use super::config::{ClassDefaults, TokenizerConfig, broken};
 use super::error::TokenizerError;
 use super::guard::guarded;
+use super::vocabulary;
 
 const JSON: &str = "tokenizer.json";
 const VOCAB_TXT: &str = "vocab.txt";
@@ -105,7 +106,7 @@ fn from_json(bytes: &[u8]) -> Result<Tokenizer, String> {
             }
         }
     }
-    guarded(|| Tokenizer::from_bytes(bytes))
+    guarded(|| vocabulary::word_piece(bytes).map_or_else(|| Tokenizer::from_bytes(bytes), Ok))
         .and_then(|r| r.map_err(|e| e.to_string()))
         .map_err(|message| format!("not a tokenizer: {message}"))
 }

@@ -12,6 +12,7 @@ mod encode;
 mod encoding;
 mod error;
 mod guard;
+mod vocabulary;
 
 use std::collections::HashSet;
 use std::sync::OnceLock;

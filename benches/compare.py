@@ -4,7 +4,8 @@
     compare.py --lith target/release/lith --artifact EMBED --threads 1,2 --peers 'PYTHON encoder.py MODEL_DIR MODEL.onnx'
 
 EMBED is a compiled all-MiniLM-L6-v2. The peers' command is called with the number of threads and the names of the peers
-(torch ort ov) and prints lines such as `ort  b=8 s=128  323.00 ms  71.0 GF/s`. Lith is measured before and after each
+(torch ort ov) and prints lines such as `ort  b=8 s=128  323.00 ms  71.0 GF/s`; with `--mixed` behind, one such as
+`ort  mixed 64 sequences, 7006 tokens  1710.00 ms  4097 tokens/s`. Lith is measured before and after each
 peer; the medians of all its measurements count, so that a drift of the machine shows on both sides.
 """
 import argparse
@@ -14,11 +15,11 @@ import statistics
 import subprocess
 
 SHAPES = ["1x16", "1x128", "8x128", "32x128", "4x512"]
-LINE = re.compile(r"^(\w+)\s+b=(\d+)\s+s=(\d+)\s+([\d.]+) ms")
+LINE = re.compile(r"^(\w+)\s+(?:b=(\d+)\s+s=(\d+)|mixed .* tokens)\s+([\d.]+) ms")
 
 
 def lith(args, threads):
-    command = [args.lith, "bench", args.artifact, "--threads", str(threads), "--json"]
+    command = [args.lith, "bench", args.artifact, "--threads", str(threads), "--mixed", "--json"]
     for shape in SHAPES:
         command += ["--shape", shape]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -26,10 +27,13 @@ def lith(args, threads):
 
 
 def peer(args, threads, name):
-    command = args.peers.split() + [str(threads), name]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = filter(None, map(LINE.match, out.splitlines()))
-    return {f"{m[2]}x{m[3]}": float(m[4]) for m in found}
+    found = {}
+    for mode in ([], ["--mixed"]):
+        command = args.peers.split() + [str(threads), name] + mode
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        for m in filter(None, map(LINE.match, out.splitlines())):
+            found[f"{m[2]}x{m[3]}" if m[2] else "mixed"] = float(m[4])
+    return found
 
 
 def main():
@@ -49,7 +53,7 @@ def main():
         for name in names:
             theirs[name] = peer(args, threads, name)
             ours.append(lith(args, threads))
-        for shape in SHAPES:
+        for shape in SHAPES + ["mixed"]:
             median = statistics.median(run[shape]["median_ms"] for run in ours)
             rate = ours[0][shape]["gflops_per_s"] * ours[0][shape]["median_ms"] / median
             share = f"{rate / (args.roof * threads):.0%}" if args.roof else ""

@@ -14,7 +14,7 @@ const WIDE: [(&str, &str); 2] = [("x86-64-v3", "x8"), ("x86-64-v4", "x16")];
 /// powers) cannot.
 fn narrow(clif: &str, vector: &str) -> Vec<String> {
     let functions = clif.split(";; ").skip(1);
-    let computes = |f: &&str| f.contains("f32x") || f.contains("load.f32") || f.contains("f32 ");
+    let computes = |f: &&str| f.contains("load.f32") || f.contains("f32x4") || f.contains("i32x4");
     let wide = |f: &&str| f.contains(&format!("f32{vector}")) || f.contains(&format!("i32{vector}"));
     let name = |f: &str| f.lines().next().unwrap_or_default().to_string();
     functions.filter(computes).filter(|f| !wide(f) && !f.contains("call_indirect")).map(name).collect()

@@ -184,7 +184,7 @@ impl Compiled {
         let equal = |(var, wanted): &(Var, f64)| match &classes[subst[*var]].data {
             Fact::Tensor(t) => match &t.splat {
                 Some(Splat::Number(found)) => {
-                    let rounded = t.ty.dtype.is_float().then(|| t.ty.dtype.round(*wanted)).unwrap_or(*wanted);
+                    let rounded = if t.ty.dtype.is_float() { t.ty.dtype.round(*wanted) } else { *wanted };
                     found.to_bits() == rounded.to_bits()
                         || tolerance > 0.0 && (found - wanted).abs() <= tolerance * wanted.abs()
                 }

@@ -105,10 +105,6 @@ fn shape(items: Vec<Dim>) -> Option<Attr> {
     Some(Attr::of(&items))
 }
 
-fn product(dims: &[Dim]) -> Dim {
-    dims.iter().cloned().fold(Dim::constant(1), |a, d| a * d)
-}
-
 /// Swaps the last two entries.
 fn swap_last(mut perm: Vec<usize>) -> Option<Vec<usize>> {
     let n = perm.len();
@@ -140,7 +136,6 @@ const FUNCTIONS: &[(&str, Function)] = &[
     // Floats that composites compute in.
     ("wide", |a| holds(matches!(ty(a, 0)?.dtype, DType::F32 | DType::F64))),
     ("param", |a| holds(tensor(a, 0)?.param)),
-    ("constant", |a| holds(tensor(a, 0)?.constant)),
     // Premises on types and attributes.
     ("same", |a| {
         holds(match (a.first()?, a.get(1)?) {
@@ -156,7 +151,6 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("nonempty_rows", |a| holds(ty(a, 0)?.shape.first()?.as_const().is_none_or(|n| n > 0))),
     ("rank_above", |a| holds(ty(a, 0)?.rank() > axis(a, 1)?)),
     ("below_last", |a| holds(axis(a, 0)? + 1 < ty(a, 1)?.rank())),
-    ("below", |a| holds(axis(a, 0)? < axis(a, 1)?)),
     // The axes are the last one of `x` alone.
     ("last", |a| holds(axes(a, 0)? == [ty(a, 1)?.rank().checked_sub(1)?])),
     // A row of one axis repeated over all but the last axis of a shape.
@@ -169,7 +163,6 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("recip", |a| float(1.0 / number(a, 0)?)),
     ("times", |a| float(number(a, 0)? * number(a, 1)?)),
     ("plus", |a| float(number(a, 0)? + number(a, 1)?)),
-    ("minus", |a| float(number(a, 0)? - number(a, 1)?)),
     ("over", |a| float(number(a, 0)? / number(a, 1)?)),
     // The size of the last axis, if `n` is a number full of it.
     ("count", |a| {
@@ -189,25 +182,15 @@ const FUNCTIONS: &[(&str, Function)] = &[
     // Shapes and axes.
     ("shape", |a| shape(dims(a, 0)?)),
     ("dtype", |a| Some(Attr::of(&ty(a, 0)?.dtype))),
-    ("axis_of", |a| Some(Attr::of(&axes(a, 0)?.first().copied()?))),
     ("all_axes", |a| list(0..dims(a, 0)?.len())),
-    ("last_axis", |a| list([ty(a, 0)?.rank().checked_sub(1)?])),
     // transpose(transpose(x, q), p) = transpose(x, compose(p, q))
     ("compose", |a| {
         let (p, q) = (axes(a, 0)?, axes(a, 1)?);
         list(p.iter().map(|&i| q.get(i).copied()).collect::<Option<Vec<_>>>()?)
     }),
-    ("inverse", |a| {
-        let p = axes(a, 0)?;
-        list((0..p.len()).map(|i| p.iter().position(|&j| j == i)).collect::<Option<Vec<_>>>()?)
-    }),
     // The permutation with its last two entries exchanged.
     ("swap_last", |a| list(swap_last(axes(a, 0)?)?)),
     ("swaps_last", |a| holds(swap_last(axes(a, 0)?)?.is_sorted())),
-    ("not", |a| match a.first()? {
-        Arg::Attr(attr) => Some(Attr::of(&!attr.get::<bool>()?)),
-        _ => None,
-    }),
     // The shape of a transposed value.
     ("permuted", |a| {
         let (p, d) = (axes(a, 0)?, dims(a, 1)?);
@@ -239,14 +222,6 @@ const FUNCTIONS: &[(&str, Function)] = &[
         }
         (from.len() == target.len() && x == targets).then(|| list(0..from.len()))?
     }),
-    // The shape with the reduced axes as 1.
-    ("kept", |a| {
-        let (mut d, reduced) = (dims(a, 1)?, axes(a, 0)?);
-        for i in reduced {
-            *d.get_mut(i)? = Dim::constant(1);
-        }
-        shape(d)
-    }),
     ("without", |a| {
         let (d, gone) = (dims(a, 1)?, axes(a, 0)?);
         shape(d.into_iter().enumerate().filter(|(i, _)| !gone.contains(i)).map(|(_, d)| d).collect())
@@ -266,12 +241,6 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("same_dims", |a| holds(dim(a, 0)? == dim(a, 1)?)),
     // Known to be at most.
     ("at_most", |a| holds((dim(a, 1)? - dim(a, 0)?).as_const()? >= 0)),
-    // A shape with one axis as the first argument says.
-    ("with_axis", |a| {
-        let (mut d, at, size) = (dims(a, 0)?, axis(a, 1)?, dim(a, 2)?);
-        *d.get_mut(at)? = size;
-        shape(d)
-    }),
     // A shape with another last size, that of a weight's rows.
     ("with_last", |a| {
         let (mut d, w) = (dims(a, 0)?, ty(a, 1)?);
@@ -279,24 +248,10 @@ const FUNCTIONS: &[(&str, Function)] = &[
         shape(d)
     }),
     ("same_last", |a| holds(dims(a, 0)?.last()? == dims(a, 1)?.last()?)),
-    // All leading axes as one.
-    ("rows", |a| {
-        let d = dims(a, 0)?;
-        let (last, rows) = d.split_last()?;
-        shape(vec![product(rows), last.clone()])
-    }),
     // Two shapes that keep the last `n` sizes of a value, so that a product over them may be taken in either.
     ("same_tail", |a| {
         let (x, y, n) = (dims(a, 0)?, dims(a, 1)?, axis(a, 2)?);
         holds(x.len() >= n && y.len() >= n && x[x.len() - n..] == y[y.len() - n..])
-    }),
-    // The leading sizes of the first shape, followed by the last two of the second.
-    ("lead_of", |a| {
-        let (x, y) = (dims(a, 0)?, dims(a, 1)?);
-        if x.len() < 2 || y.len() < 2 {
-            return None;
-        }
-        shape(x[..x.len() - 2].iter().chain(&y[y.len() - 2..]).cloned().collect())
     }),
     ("same_lead", |a| {
         let (x, y) = (dims(a, 0)?, dims(a, 1)?);

@@ -1,5 +1,5 @@
-//! Nanoseconds an element of loop kernels on one thread, with the widest vectors of this machine and with those of 128
-//! bits. The operands fit the second-level cache, as those of an epilogue do.
+//! Nanoseconds an element of loop kernels on one thread, with vectors of 128 bits and with all wider ones that this
+//! machine has. The operands fit the second-level cache, as those of an epilogue do.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -90,12 +90,15 @@ fn measure(ir: &Ir, columns: usize, target: &Target) -> f64 {
 }
 
 fn main() {
-    let wide = Target::new("native").expect("a target");
-    let narrow = wide.clone().without_wide_vectors();
-    println!("{:26} {:>10} {:>10}", "ns an element", "128 bits", wide.name());
+    let narrow = Target::new("x86-64-v3").expect("a target").without_wide_vectors();
+    let levels = ["x86-64-v3", "x86-64-v4"].map(|name| Target::new(name).expect("a target"));
+    let here = levels.into_iter().filter(|t| t.features().iter().all(|f| lith_runtime::artifact::has_feature(f)));
+    let targets: Vec<_> = std::iter::once(narrow).chain(here).collect();
+    let names: String = targets.iter().skip(1).map(|t| format!("{:>11}", t.name())).collect();
+    println!("{:24} {:>10}{names}", "ns an element", "128 bits");
     for (name, columns, body) in KERNELS {
         let ir = program(columns, body);
-        let [before, after] = [&narrow, &wide].map(|target| measure(&ir, columns, target));
-        println!("{name:26} {before:10.3} {after:10.3}");
+        let figures: String = targets.iter().map(|target| format!("{:11.3}", measure(&ir, columns, target))).collect();
+        println!("{name:24}{figures}");
     }
 }

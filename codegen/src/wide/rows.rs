@@ -1,6 +1,6 @@
 //! The instructions that are used, one row each.
 
-use super::encode::Row;
+use super::encode::{Row, Space};
 
 /// 0F, 0F38 and 0F3A: opcode maps.
 const M1: u8 = 1;
@@ -55,8 +55,8 @@ floats! {
     max "vmax" 0x5f;
     /// Square root.
     sqrt "vsqrt" 0x51;
-    /// Comparison to a vector mask.
-    cmp "vcmp" 0xc2;
+    /// Comparison, to what the prefix family decides.
+    compare "vcmp" 0xc2;
 }
 
 macro_rules! fused {
@@ -89,10 +89,14 @@ pub const fn round(f: Float) -> Row {
     }
 }
 
+/// Comparison of floats to a vector mask.
+pub const fn cmp(f: Float) -> Row {
+    Row { space: Space::Vex, ..compare(f) }
+}
+
 /// Comparison of floats to a mask register.
 pub const fn cmp_k(f: Float) -> Row {
-    let row = cmp(f);
-    Row { space: super::encode::Space::Evex, ..row }
+    Row { space: Space::Evex, ..compare(f) }
 }
 
 macro_rules! rows {

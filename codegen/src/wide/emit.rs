@@ -130,19 +130,13 @@ fn threaded(code: &Code, output: &Output) -> Vec<Block> {
             && matches!(code.insts[first].op, Op::Jump(_))
             && !output.edits.iter().any(|(point, Edit::Move { from, to })| point.inst().index() == first && from != to)
     };
-    let mut targets: Vec<Block> = (0..code.blocks.len()).map(Block::new).collect();
-    for i in 0..code.blocks.len() {
-        let mut at = i;
+    let target = |from: usize| {
         // Each step leads on; no more of them than blocks.
-        for _ in 0..code.blocks.len() {
-            if at == 0 || !only_jumps(at) {
-                break;
-            }
-            at = code.blocks[at].succs[0].index();
-        }
-        targets[i] = Block::new(at);
-    }
-    targets
+        let next = |&at: &usize| (at != 0 && only_jumps(at)).then(|| code.blocks[at].succs[0].index());
+        let path = std::iter::successors(Some(from), next).take(code.blocks.len());
+        Block::new(path.last().unwrap_or(from))
+    };
+    (0..code.blocks.len()).map(target).collect()
 }
 
 impl Emitter {

@@ -3,8 +3,8 @@
 //! [`DeviceProfile`].
 //!
 //! - [`language`], [`analysis`]: op rows as e-nodes, what is known of each class.
-//! - [`rule`], [`rules`], [`functions`]: the rules and what they say.
-//! - [`cost`], [`extract`]: what forms cost, and the choice among them.
+//! - [`rule`], [`rules`], `functions`: the rules and what they say.
+//! - [`cost`], `extract`: what forms cost, and the choice among them.
 //! - [`explain`]: which rules made the result. [`sample`]: how tests try every rule.
 
 pub mod analysis;

@@ -1,7 +1,7 @@
 //! A rule of equality saturation: one line of a table, and what makes it search and apply. Knows no particular rule.
 //!
 //! The left side is a pattern of [`super::language`], where a number stands for any tensor full of it. On the right,
-//! `(@name ..)` is a function of attributes and facts ([`super::functions`]); where it has no value, the rule does not
+//! `(@name ..)` is a function of attributes and facts (`functions`); where it has no value, the rule does not
 //! apply. `(@full value like)` is a tensor of the type of `like` full of a number. Premises are such functions too.
 
 use std::str::FromStr;

@@ -113,12 +113,13 @@ mod tests {
         }
     }
 
-    /// Two threads that want one core each stand in line for it; one that sleeps does not.
+    /// Threads that want one core each stand in line for it where there are more of them than cores.
     #[test]
     fn standing_in_line() {
-        let Some(before) = stood_in_line() else { return };
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(stood_in_line().unwrap() - before < Duration::from_millis(20));
+        // A kernel that does not tell has nothing to test.
+        if stood_in_line().is_none() {
+            return;
+        }
         let waits = || {
             let (before, since) = (stood_in_line().unwrap(), Instant::now());
             while since.elapsed() < Duration::from_millis(60) {

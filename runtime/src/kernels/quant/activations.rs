@@ -2,6 +2,8 @@
 //! ties to even, of scale `m / L` (the operation `dynamic_quantize` of the graph). With L = 127 they are bytes; with
 //! L = 32512 each is `255 a + b` of two bytes a and b, none of them -128.
 
+use lith_ir::quant::ACTIVATION_LEVELS;
+
 use super::bytes::Bytes;
 use super::layout::BLOCK;
 use crate::kernels::gemm::Rows;
@@ -38,7 +40,7 @@ impl<const Q: usize> Group<Q> {
 
 /// The greatest code of Q bytes.
 pub(crate) const fn greatest<const Q: usize>() -> f32 {
-    if Q == 1 { 127.0 } else { 127.0 * BASE + 127.0 }
+    ACTIVATION_LEVELS[Q - 1] as f32
 }
 
 /// What codes up to `greatest` of a group of greatest magnitude `most` are rounded from values by, and what they are

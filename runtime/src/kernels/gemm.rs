@@ -191,7 +191,7 @@ fn grid(m: usize, panels: usize, costs: Costs, threads: usize) -> (usize, usize)
 /// Inputs summed before moving on: two panels of this depth and their rows of A fit a 48 KB first-level cache.
 pub(crate) const K_BLOCK: usize = 256;
 /// Panels of a block, where the weight does not choose.
-const BLOCK_PANELS: usize = 4;
+pub(crate) const BLOCK_PANELS: usize = 4;
 /// Bytes of A that stay in the second-level cache while the panels pass by.
 const A_BYTES: usize = 512 << 10;
 /// Rows for which a panel is brought to the first-level cache, at least.

@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::layout::{BLOCK, QuantLayout};
-use super::streams::{Halves, Numbers, ROW_PANELS, STREAMS, Singles, Streams, pairs};
+use super::streams::{Halves, Numbers, STREAMS, Singles, Streams, block_panels, pairs};
 use super::unpack::{AHEAD, Codes, with_planes};
 use crate::kernels::gemm::{Costs, K_BLOCK, Rows, Weight, pieces};
 use crate::kernels::simd::{Kernel, LANES, Simd};
@@ -101,7 +101,7 @@ impl Weight for Dequantized {
     }
 
     fn block(&self, rows: usize) -> usize {
-        if rows == 1 { ROW_PANELS } else { ROW_PANELS / 4 }
+        block_panels(rows)
     }
 
     fn scratch(&self, rows: usize) -> usize {

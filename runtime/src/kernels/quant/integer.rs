@@ -24,7 +24,7 @@ use lith_ir::quant::{Scheme, Values};
 
 use super::activations::{Group, quantize_row};
 use super::layout::{BLOCK, QuantLayout, STEP, STEPS};
-use super::streams::{Halves, Numbers, ROW_PANELS, STREAMS, Singles, Streams, pairs};
+use super::streams::{Halves, Numbers, STREAMS, Singles, Streams, block_panels, pairs};
 use super::unpack::{AHEAD, Codes, Nl4, Unpack, Unpacked, with_planes};
 use crate::kernels::gemm::{Costs, Rows, Weight};
 use crate::kernels::simd::{Kernel, LANES, Simd};
@@ -154,7 +154,7 @@ impl<const Q: usize> Weight for Integer<Q> {
     }
 
     fn block(&self, rows: usize) -> usize {
-        if rows == 1 { ROW_PANELS } else { ROW_PANELS / 4 }
+        block_panels(rows)
     }
 
     fn scratch(&self, rows: usize) -> usize {

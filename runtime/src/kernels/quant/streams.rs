@@ -5,12 +5,18 @@ use lith_ir::quant::Scales;
 
 use super::layout::QuantLayout;
 use super::unpack::UnpackScales;
+use crate::kernels::gemm::BLOCK_PANELS;
 use crate::kernels::simd::{LANES, Simd};
 
 /// Panels that are read at the same time.
 pub(crate) const STREAMS: usize = 2;
 /// Panels of a block of one row: so pairs are eight panels apart.
-pub(crate) const ROW_PANELS: usize = 16;
+const ROW_PANELS: usize = 16;
+
+/// Panels of a block of so many rows.
+pub(crate) fn block_panels(rows: usize) -> usize {
+    if rows == 1 { ROW_PANELS } else { BLOCK_PANELS }
+}
 
 /// Where the scales (or minima) of the units of a panel are: sixteen numbers for each unit, unit by unit.
 pub(crate) trait Numbers {

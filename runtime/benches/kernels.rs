@@ -162,13 +162,17 @@ fn gemm(pool: &Pool, product: Product) -> f64 {
     }) / weights as f64
 }
 
-/// Seconds of the attention of `batch` sequences.
-fn attention(pool: &Pool, batch: usize, len: usize, heads: usize, dim: usize, causal: bool) -> f64 {
-    let tokens = batch * len;
+/// Seconds of attention within sequences of these lengths.
+fn attention(pool: &Pool, lengths: &[usize], heads: usize, dim: usize) -> f64 {
+    let tokens: usize = lengths.iter().sum();
     let width = heads * dim;
     let qkv = values(tokens * 3 * width);
     let mut out = vec![0.0f32; tokens * width];
-    let offsets: Vec<i32> = (0..=batch).map(|s| (s * len) as i32).collect();
+    let mut offsets = vec![0i32];
+    offsets.extend(lengths.iter().scan(0, |end, &len| {
+        *end += len as i32;
+        Some(*end)
+    }));
     let (qkv, out, offsets) = (qkv.as_ptr() as usize, out.as_mut_ptr() as usize, offsets.as_ptr() as usize);
     best(pool, 0.25, || {
         pool.run(|team| {
@@ -183,7 +187,9 @@ fn attention(pool: &Pool, batch: usize, len: usize, heads: usize, dim: usize, ca
                 out: out as *mut f32,
                 out_stride: width as i64,
                 offsets: offsets as *const i32,
-                batch: batch as i64,
+                batch: lengths.len() as i64,
+                queries: 0,
+                keys: 0,
                 heads: heads as i64,
                 kv_heads: heads as i64,
                 head_dim: dim as i64,
@@ -191,7 +197,7 @@ fn attention(pool: &Pool, batch: usize, len: usize, heads: usize, dim: usize, ca
                 positions: 0,
                 key_mask: std::ptr::null(),
                 scale: 0.18,
-                causal: causal.into(),
+                causal: 0,
             };
             // SAFETY: the operands above have these sizes.
             unsafe { attention_packed(&args, team.thread as i64, team.threads as i64) };
@@ -290,17 +296,22 @@ fn main() {
             }
         }
         if wanted("attention") {
-            for (batch, len, heads, dim) in [
-                (1, 16, 12, 32),
-                (1, 128, 12, 32),
-                (8, 128, 12, 32),
-                (4, 512, 12, 32),
-                (1, 512, 12, 64),
-                (1, 2048, 4, 64),
+            // Sequences of 5 to 200 tokens in no order.
+            let mixed: Vec<usize> = (0..64).map(|i| 5 + i * 73 % 64 * 195 / 63).collect();
+            for (what, lengths, heads, dim) in [
+                ("1 x 16", vec![16], 12, 32),
+                ("1 x 128", vec![128], 12, 32),
+                ("8 x 128", vec![128; 8], 12, 32),
+                ("4 x 512", vec![512; 4], 12, 32),
+                ("64 mixed", mixed.clone(), 12, 32),
+                ("8 x 128", vec![128; 8], 12, 64),
+                ("1 x 512", vec![512], 12, 64),
+                ("64 mixed", mixed, 12, 64),
+                ("1 x 2048", vec![2048], 4, 64),
             ] {
-                let seconds = attention(&pool, batch, len, heads, dim, false);
-                let flops = (4 * batch * heads * len * len * dim) as f64;
-                report(format!("attention {batch} x {len}, {heads} heads of {dim}"), flops, seconds);
+                let seconds = attention(&pool, &lengths, heads, dim);
+                let flops = lengths.iter().map(|len| (4 * heads * len * len * dim) as f64).sum();
+                report(format!("attention {what}, {heads} heads of {dim}"), flops, seconds);
             }
         }
         if wanted("vmath") {

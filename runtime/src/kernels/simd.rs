@@ -113,6 +113,11 @@ pub(crate) trait Simd: Bytes {
     fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// `a * 2^n` rounded once, for integral `n` in -252..=254 and `a` in 0.5..=2.
     fn scale2(self, a: Self::V, n: Self::V) -> Self::V;
+    /// `a * 2^n` rounded once, for any `n` that is no NaN, and `a` in 0.5..=2: 0 and infinity beyond the reach of `f32`.
+    #[inline(always)]
+    fn scale2_any(self, a: Self::V, n: Self::V) -> Self::V {
+        self.scale2(a, self.min(self.splat(254.0), self.max(self.splat(-252.0), n)))
+    }
     /// The rows of a 16×16 matrix become its columns.
     fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES];
 

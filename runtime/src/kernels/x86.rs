@@ -331,6 +331,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
+    fn scale2_any(self, a: Self::V, n: Self::V) -> Self::V {
+        self.scale2(a, n)
+    }
+    #[inline(always)]
     fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
         unsafe { transpose16(rows) }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::{Class, Graph, NodeId, Op, Value};
 use petgraph::Direction;
+use petgraph::visit::NodeIndexable;
 
 /// One occurrence of a block.
 pub(super) struct Instance {
@@ -30,19 +31,33 @@ pub(super) fn is_free(op: &Op) -> bool {
     matches!(op, Op::Const { .. } | Op::Iota { .. } | Op::Size { .. } | Op::Broadcast { .. })
 }
 
-/// Everything reachable from `start` in a direction, itself included.
-fn reach(graph: &Graph, start: NodeId, direction: Direction) -> BTreeSet<NodeId> {
-    let mut seen = BTreeSet::from([start]);
+/// A set of a graph's nodes.
+pub(super) struct NodeSet(Vec<bool>);
+
+impl NodeSet {
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.0.get(node.index()).copied().unwrap_or(false)
+    }
+}
+
+/// Everything reachable from `start` in a direction, itself included: as a set, and one after the other.
+fn reach(graph: &Graph, start: NodeId, direction: Direction) -> (NodeSet, Vec<NodeId>) {
+    let mut seen = NodeSet(vec![false; graph.petgraph().node_bound()]);
+    let mut found = Vec::new();
     let mut stack = vec![start];
     while let Some(n) = stack.pop() {
-        stack.extend(graph.petgraph().neighbors_directed(n, direction).filter(|&m| seen.insert(m)));
+        if let Some(seen) = seen.0.get_mut(n.index()).filter(|seen| !**seen) {
+            *seen = true;
+            found.push(n);
+            stack.extend(graph.petgraph().neighbors_directed(n, direction));
+        }
     }
-    seen
+    (seen, found)
 }
 
 /// All that a node depends on, itself included.
-pub(super) fn above(graph: &Graph, node: NodeId) -> BTreeSet<NodeId> {
-    reach(graph, node, Direction::Incoming)
+pub(super) fn above(graph: &Graph, node: NodeId) -> NodeSet {
+    reach(graph, node, Direction::Incoming).0
 }
 
 impl Repetition {
@@ -52,29 +67,30 @@ impl Repetition {
         graph: &Graph,
         input: NodeId,
         output: NodeId,
-        above: &BTreeSet<NodeId>,
+        above: &NodeSet,
         ends: &[NodeId],
     ) -> Option<Repetition> {
-        if !above.contains(&input) {
+        if !above.contains(input) {
             return None;
         }
-        let below = reach(graph, input, Direction::Outgoing);
-        let mut inner: BTreeSet<NodeId> = above.intersection(&below).copied().filter(|&n| n != input).collect();
+        let (below, all_below) = reach(graph, input, Direction::Outgoing);
+        let mut inner: BTreeSet<NodeId> =
+            all_below.into_iter().filter(|&n| n != input && above.contains(n)).collect();
         // What only the block uses belongs to it, such as a cast of one of its weights.
-        loop {
-            let only_inside = |n: &NodeId| {
-                !inner.contains(n)
+        let mut stack: Vec<NodeId> = inner.iter().copied().collect();
+        while let Some(user) = stack.pop() {
+            for n in graph.petgraph().neighbors_directed(user, Direction::Incoming) {
+                let only_inside = !inner.contains(&n)
                     && !below.contains(n)
-                    && graph.node(*n).op.class() != Class::Source
-                    && !matches!(graph.node(*n).op, Op::StateRead { .. })
-                    && !graph.results().iter().any(|(_, v)| v.node == *n)
-                    && graph.petgraph().neighbors_directed(*n, Direction::Outgoing).all(|m| inner.contains(&m))
-            };
-            let more: Vec<NodeId> = above.iter().copied().filter(only_inside).collect();
-            if more.is_empty() {
-                break;
+                    && graph.node(n).op.class() != Class::Source
+                    && !matches!(graph.node(n).op, Op::StateRead { .. })
+                    && !graph.results().iter().any(|(_, v)| v.node == n)
+                    && graph.petgraph().neighbors_directed(n, Direction::Outgoing).all(|m| inner.contains(&m));
+                if only_inside {
+                    inner.insert(n);
+                    stack.push(n);
+                }
             }
-            inner.extend(more);
         }
         if inner
             .iter()
@@ -83,18 +99,24 @@ impl Repetition {
             return None;
         }
         let mut repetition = Repetition { carried: input.into(), output, inner, instances: Vec::new() };
+        repetition.find(graph, ends);
+        Some(repetition)
+    }
+
+    /// Finds the block again wherever it ends in one of `ends`, the last of which is its output.
+    pub fn find(&mut self, graph: &Graph, ends: &[NodeId]) {
+        self.instances.clear();
         let mut taken: BTreeSet<NodeId> = BTreeSet::new();
         for &end in ends.iter().rev() {
-            let Some(instance) = repetition.occurrence(graph, output, end) else { continue };
+            let Some(instance) = self.occurrence(graph, self.output, end) else { continue };
             let nodes: Vec<NodeId> =
                 instance.nodes.values().copied().filter(|&n| !is_free(&graph.node(n).op)).collect();
             if nodes.iter().all(|n| !taken.contains(n)) {
                 taken.extend(nodes);
-                repetition.instances.push(instance);
+                self.instances.push(instance);
             }
         }
-        repetition.instances.reverse();
-        Some(repetition)
+        self.instances.reverse();
     }
 
     /// The occurrence of the block that ends in `end`.

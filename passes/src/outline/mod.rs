@@ -42,12 +42,24 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     Ok(())
 }
 
+/// How many nodes like its output, counted backwards from it, a block is first looked for at. Where a block is found
+/// among so many, it is one of the whole graph, however deep that is.
+const RECENT: usize = 16;
+
 /// How many nodes like its output, counted backwards from it, may be the input of a block: a layer has some of a kind.
 const INPUTS: usize = 4;
 
 /// The repetition that leaves least code: whole layers first and one at a time, then the most nodes, then the fewest
 /// values between.
 fn best(name: &str, graph: &Graph) -> Result<Option<Repetition>, PassError> {
+    match best_of(name, graph, RECENT)? {
+        None => best_of(name, graph, usize::MAX),
+        found => Ok(found),
+    }
+}
+
+/// [`best`] by what stands at the last `recent` nodes like each candidate's output.
+fn best_of(name: &str, graph: &Graph, recent: usize) -> Result<Option<Repetition>, PassError> {
     let order = graph.topological().map_err(PassError::in_graph(name))?;
     // Possible outputs of blocks: nodes that look alike, in order. The last of them ends the template.
     let mut alike: BTreeMap<String, Vec<NodeId>> = BTreeMap::new();
@@ -80,11 +92,15 @@ fn best(name: &str, graph: &Graph) -> Result<Option<Repetition>, PassError> {
         // A layer may follow one of another kind, which is a call already.
         let call = calls.get(&output).filter(|&&c| graph.node(c).types.first() == graph.node(output).types.first());
         for &input in earlier.iter().rev().take(INPUTS).chain(call) {
-            candidates.extend(Repetition::between(graph, input, output, &above, ends));
+            let last = &ends[ends.len().saturating_sub(recent)..];
+            candidates.extend(Repetition::between(graph, input, output, &above, last).map(|r| (r, ends)));
         }
     }
-    candidates.retain(|r| r.instances.len() > 1 && r.compute_nodes(graph) >= LEAST_NODES);
-    Ok(candidates.into_iter().max_by_key(score))
+    candidates.retain(|(r, _)| r.instances.len() > 1 && r.compute_nodes(graph) >= LEAST_NODES);
+    Ok(candidates.into_iter().max_by_key(|(r, _)| score(r)).map(|(mut found, ends)| {
+        found.find(graph, ends);
+        found
+    }))
 }
 
 /// Which layer each node that computes is part of, by its path, and how many each layer has.

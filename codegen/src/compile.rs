@@ -112,6 +112,7 @@ pub fn compile(
         arg_layouts: plan.graphs.iter().map(|(n, p)| (n.clone(), p.arg_layouts.clone())).collect(),
         cache: plan.cache.as_ref(),
         kernels: Vec::new(),
+        loops: BTreeMap::new(),
     };
     for (name, _) in program.graphs() {
         let id = shared.text.declare(name);

@@ -13,12 +13,11 @@ use lith_runtime::kernels::{AppendArgs, AttentionArgs, CacheType, DotArgs, Embed
 
 use crate::CodegenError;
 use crate::builder::{At, ENTRY};
-use crate::entry::{GraphCode, signature};
-use crate::link::import;
+use crate::entry::GraphCode;
 use crate::loops::{Buffer, LoopKernel};
 
 /// A field of an argument structure.
-enum Field {
+pub(crate) enum Field {
     /// A number that is known now.
     Number(i64),
     /// The same in 32 bits.
@@ -44,7 +43,12 @@ fn product(shape: &[Dim]) -> Dim {
 
 impl GraphCode<'_, '_, '_> {
     /// Puts an argument structure of so many bytes on the stack and calls the core at this offset of the table.
-    fn core(&mut self, function: usize, bytes: usize, fields: Vec<(usize, Field)>) -> Result<(), CodegenError> {
+    pub(crate) fn core(
+        &mut self,
+        function: usize,
+        bytes: usize,
+        fields: Vec<(usize, Field)>,
+    ) -> Result<(), CodegenError> {
         let args = self.b.stack(bytes as u32);
         for (offset, field) in fields {
             let at = match field {
@@ -116,13 +120,10 @@ impl GraphCode<'_, '_, '_> {
             epilogue = Some((id, slots));
         }
         let zero = self.b.iconst(0);
+        let [first, count] = self.first_and_count(&rows);
         let (function, env) = match epilogue {
             None => (zero, zero),
-            Some((id, slots)) => {
-                let function = import(&mut self.b.func, id, signature(5));
-                let at = self.b.put(ENTRY, |cur| cur.ins().func_addr(types::I64, function));
-                (at, self.environment(&slots))
-            }
+            Some((id, slots)) => (self.pointer(id, 5), self.environment(&slots)),
         };
         let fields = vec![
             (offset_of!(GemmArgs, a), Field::Rows(x)),
@@ -131,7 +132,8 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(GemmArgs, activations), Field::Number(code_bytes)),
             (offset_of!(GemmArgs, c), Field::At(c)),
             (offset_of!(GemmArgs, ldc), Field::Size(n.clone())),
-            (offset_of!(GemmArgs, m), Field::Size(rows)),
+            (offset_of!(GemmArgs, row), Field::At(first)),
+            (offset_of!(GemmArgs, m), Field::At(count)),
             (offset_of!(GemmArgs, n), Field::Size(n)),
             (offset_of!(GemmArgs, k), Field::Size(k)),
             (offset_of!(GemmArgs, epilogue), Field::At(function)),

@@ -16,9 +16,10 @@ use lith_runtime::manifest::KernelEntry;
 use crate::CodegenError;
 use crate::builder::{At, Builder, ENTRY, IntOp, plain};
 use crate::constants::Weights;
-use crate::hazards::{Access, Hazards, Region};
+use crate::hazards::{Access, Bytes, Hazards};
 use crate::link::{FunctionId, Text, import};
 use crate::loops::{Buffer, ENV_HEAD, LANES, LoopKernel, Machine, Span, Tables, compile_loop};
+use crate::regions::Block;
 
 /// Below this many elements a loop is one thread's: sharing it costs more than it saves.
 const SHARED_ELEMENTS: i64 = 4096;
@@ -43,10 +44,12 @@ pub struct Shared<'p, 't> {
     pub cache: Option<&'p CachePlan>,
     /// The kernels so far; their index is the number that code gives them.
     pub kernels: Vec<KernelEntry>,
+    /// The functions of loops so far, by the name of the kernel.
+    pub loops: BTreeMap<String, (FunctionId, Span)>,
 }
 
 impl Shared<'_, '_> {
-    /// Defines a loop kernel's function, with the widest vectors that can run it.
+    /// Defines a loop kernel's function, with the widest vectors that can run it; once for each name.
     ///
     /// # Errors
     /// When it has no loop form.
@@ -56,7 +59,10 @@ impl Shared<'_, '_> {
         epilogue: bool,
         name: String,
     ) -> Result<(FunctionId, Span), CodegenError> {
-        let id = self.text.declare(name);
+        if let Some((id, span)) = self.loops.get(&name) {
+            return Ok((*id, span.clone()));
+        }
+        let id = self.text.declare(name.clone());
         let (target, symbols) = (self.text.target(), &self.program.symbols);
         let fma = target.has_fma();
         for &lanes in target.wide_lanes() {
@@ -64,6 +70,7 @@ impl Shared<'_, '_> {
             if let Some((function, span)) = form
                 && self.text.define_wide(id, &function)
             {
+                self.loops.insert(name, (id, span.clone()));
                 return Ok((id, span));
             }
         }
@@ -73,6 +80,7 @@ impl Shared<'_, '_> {
             return Err(CodegenError::Internal { what: "loop kernel".into(), problem });
         };
         self.text.define(id, function)?;
+        self.loops.insert(name, (id, span.clone()));
         Ok((id, span))
     }
 }
@@ -99,37 +107,21 @@ pub fn compile_graph(
     let (mut b, params) = Builder::new(if entry { 3 } else { 6 }, CallConv::SystemV);
     let context = params[0];
     let field = |b: &mut Builder, offset: usize| b.load_i64(context, offset as i32);
-    let (arena, args, results) = if entry {
-        (
-            field(&mut b, offset_of!(Context, arena)),
-            field(&mut b, offset_of!(Context, args)),
-            field(&mut b, offset_of!(Context, results)),
-        )
+    let memory = if entry {
+        [offset_of!(Context, arena), offset_of!(Context, args), offset_of!(Context, results)]
+            .map(|offset| field(&mut b, offset))
     } else {
-        (params[3], params[4], params[5])
+        [params[3], params[4], params[5]]
     };
-    let table = field(&mut b, offset_of!(Context, table));
-    let dims = field(&mut b, offset_of!(Context, dims));
-    let mut code = GraphCode {
-        shared,
-        name,
-        graph,
-        plan,
-        b,
-        context,
-        thread: params[1],
-        threads: params[2],
-        arena,
-        args,
-        results,
-        table,
-        dims,
-        loaded: HashMap::new(),
-        places: HashMap::new(),
-        hazards: Hazards::default(),
-    };
+    let of = Of { name, graph, plan };
+    let mut code = GraphCode::new(shared, of, b, context, [params[1], params[2]], memory);
     let mut next = 0;
     while let Some(kernel) = plan.kernels.get(next) {
+        if let Some(region) = plan.regions.iter().find(|r| r.kernels.start == next) {
+            code.region(region)?;
+            next = region.kernels.end;
+            continue;
+        }
         next += match code.calls(&plan.kernels[next..])? {
             0 => {
                 code.kernel(next, kernel)?;
@@ -147,9 +139,17 @@ pub fn compile_graph(
     shared.text.define(id, function)
 }
 
+/// What is compiled.
+#[derive(Clone, Copy)]
+pub(crate) struct Of<'s> {
+    pub(crate) name: &'s str,
+    pub(crate) graph: &'s Graph,
+    pub(crate) plan: &'s GraphPlan,
+}
+
 pub(crate) struct GraphCode<'s, 'p, 't> {
     pub(crate) shared: &'s mut Shared<'p, 't>,
-    name: &'s str,
+    pub(crate) name: &'s str,
     pub(crate) graph: &'s Graph,
     pub(crate) plan: &'s GraphPlan,
     pub(crate) b: Builder,
@@ -157,17 +157,51 @@ pub(crate) struct GraphCode<'s, 'p, 't> {
     pub(crate) thread: At,
     pub(crate) threads: At,
     pub(crate) arena: At,
-    args: At,
-    results: At,
+    pub(crate) args: At,
+    pub(crate) results: At,
     table: At,
     dims: At,
+    /// The rows that this function computes; `None` for a share of all.
+    pub(crate) block: Option<Block<'s>>,
     /// Fields of memory already loaded, by base and offset.
     loaded: HashMap<(At, i32), At>,
     places: HashMap<Value, At>,
     pub(crate) hazards: Hazards,
 }
 
-impl GraphCode<'_, '_, '_> {
+impl<'s, 'p, 't> GraphCode<'s, 'p, 't> {
+    /// Code for this thread of so many, with the arena, the arguments and the results.
+    pub(crate) fn new(
+        shared: &'s mut Shared<'p, 't>,
+        Of { name, graph, plan }: Of<'s>,
+        mut b: Builder,
+        context: At,
+        [thread, threads]: [At; 2],
+        [arena, args, results]: [At; 3],
+    ) -> Self {
+        let table = b.load_i64(context, offset_of!(Context, table) as i32);
+        let dims = b.load_i64(context, offset_of!(Context, dims) as i32);
+        GraphCode {
+            shared,
+            name,
+            graph,
+            plan,
+            b,
+            context,
+            thread,
+            threads,
+            arena,
+            args,
+            results,
+            table,
+            dims,
+            block: None,
+            loaded: HashMap::new(),
+            places: HashMap::new(),
+            hazards: Hazards::default(),
+        }
+    }
+
     pub(crate) fn wrong<T>(&self, problem: impl Into<String>) -> Result<T, CodegenError> {
         Err(CodegenError::Plan { graph: self.name.into(), problem: problem.into() })
     }
@@ -242,6 +276,7 @@ impl GraphCode<'_, '_, '_> {
                 return self.wrong(format!("`{}` at `{}` has no place", node.op.name(), node.path));
             }
         };
+        let at = self.shifted(value, at);
         if layout == Layout::Rows {
             self.places.insert(value, at);
         }
@@ -261,15 +296,15 @@ impl GraphCode<'_, '_, '_> {
     }
 
     /// The bytes of a value, to find out which kernels touch the same ones.
-    fn region(&self, value: Value) -> Region {
+    fn bytes(&self, value: Value) -> Bytes {
         let value = self.root(value);
         let size = self.graph.ty(value).bytes();
         match self.plan.places.get(&value) {
-            Some(Place::Arena(offset)) => Region::Arena(offset.clone(), size),
-            Some(Place::Result(i)) => Region::Result(*i),
-            Some(Place::State(name)) => Region::State(name.clone()),
-            Some(Place::Arg(i)) => Region::Arg(*i),
-            _ => Region::Constant,
+            Some(Place::Arena(offset)) => Bytes::Arena(offset.clone(), size),
+            Some(Place::Result(i)) => Bytes::Result(*i),
+            Some(Place::State(name)) => Bytes::State(name.clone()),
+            Some(Place::Arg(i)) => Bytes::Arg(*i),
+            _ => Bytes::Constant,
         }
     }
 
@@ -309,16 +344,22 @@ impl GraphCode<'_, '_, '_> {
         found
     }
 
-    fn kernel(&mut self, index: usize, kernel: &Kernel) -> Result<(), CodegenError> {
+    /// The bytes that a kernel touches.
+    pub(crate) fn accesses(&self, kernel: &Kernel) -> Vec<Access> {
         let mut accesses: Vec<Access> =
-            self.operands(kernel).into_iter().map(|v| Access { region: self.region(v), write: false }).collect();
-        accesses.extend(kernel.outputs.iter().map(|&v| Access { region: self.region(v), write: true }));
+            self.operands(kernel).into_iter().map(|v| Access { bytes: self.bytes(v), write: false }).collect();
+        accesses.extend(kernel.outputs.iter().map(|&v| Access { bytes: self.bytes(v), write: true }));
         if let KernelKind::Attention { core } = kernel.kind
             && matches!(self.graph.node(core).op, Op::PagedAttention { .. })
         {
-            accesses.push(Access { region: Region::Scratch, write: true });
+            accesses.push(Access { bytes: Bytes::Scratch, write: true });
         }
-        if self.hazards.conflict(&accesses, &self.shared.program.symbols) {
+        accesses
+    }
+
+    pub(crate) fn kernel(&mut self, index: usize, kernel: &Kernel) -> Result<(), CodegenError> {
+        let accesses = self.accesses(kernel);
+        if self.block.is_none() && self.hazards.conflict(&accesses, &self.shared.program.symbols) {
             self.barrier();
         }
         let name = self.kernel_name(index, kernel);
@@ -339,8 +380,11 @@ impl GraphCode<'_, '_, '_> {
 
     /// Tells the runtime that the thread comes to a kernel, should it want to know.
     fn mark(&mut self, name: String, kind: &str) {
-        let number = self.b.iconst(self.shared.kernels.len() as i64);
-        self.shared.kernels.push(KernelEntry { name, kind: kind.into() });
+        let known = self.shared.kernels.iter().position(|k| k.name == name);
+        let number = self.b.iconst(known.unwrap_or(self.shared.kernels.len()) as i64);
+        if known.is_none() {
+            self.shared.kernels.push(KernelEntry { name, kind: kind.into() });
+        }
         self.call_table(offset_of!(Table, kernel_starts), &[self.context, number]);
     }
 
@@ -400,7 +444,10 @@ impl GraphCode<'_, '_, '_> {
         let form = LoopKernel { graph: self.graph, nodes: &kernel.nodes, inputs, outputs };
         let (id, span) = self.shared.define_loop(&form, false, self.kernel_name(index, kernel))?;
         let env = self.environment(&slots);
-        let [begin, end] = self.share(&span);
+        let [begin, end] = match self.block_of(&span, kernel)? {
+            Some(bounds) => bounds,
+            None => self.share(&span),
+        };
         self.call(id, &[env, begin, end]);
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! Which kernels touch the same bytes: a barrier stands only between those. Knows regions of memory.
+//! Which kernels touch the same bytes: a barrier stands only between those. Knows ranges of memory.
 
 use lith_ir::{Dim, Symbols};
 
 /// Bytes that a kernel touches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Region {
+pub enum Bytes {
     /// Offset and size in the arena.
     Arena(Dim, Dim),
     /// A result of the graph.
@@ -19,12 +19,12 @@ pub enum Region {
     Constant,
 }
 
-impl Region {
-    /// Whether two regions may have a byte in common.
-    fn overlaps(&self, other: &Region, symbols: &Symbols) -> bool {
+impl Bytes {
+    /// Whether two ranges may have a byte in common.
+    fn overlaps(&self, other: &Bytes, symbols: &Symbols) -> bool {
         match (self, other) {
-            (Region::Constant, _) | (_, Region::Constant) => false,
-            (Region::Arena(a, a_size), Region::Arena(b, b_size)) => {
+            (Bytes::Constant, _) | (_, Bytes::Constant) => false,
+            (Bytes::Arena(a, a_size), Bytes::Arena(b, b_size)) => {
                 let before =
                     |a: &Dim, size: &Dim, b: &Dim| (b.clone() - a.clone() - size.clone()).bounds(symbols).0 >= 0;
                 !before(a, a_size, b) && !before(b, b_size, a)
@@ -34,11 +34,11 @@ impl Region {
     }
 }
 
-/// A read or write of a region.
+/// A read or write of some bytes.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// The bytes.
-    pub region: Region,
+    pub bytes: Bytes,
     /// Whether they are written.
     pub write: bool,
 }
@@ -50,7 +50,7 @@ pub struct Hazards(Vec<Access>);
 impl Hazards {
     /// Whether kernels that run at the same time would race with these accesses.
     pub fn conflict(&self, accesses: &[Access], symbols: &Symbols) -> bool {
-        let races = |a: &Access, b: &Access| (a.write || b.write) && a.region.overlaps(&b.region, symbols);
+        let races = |a: &Access, b: &Access| (a.write || b.write) && a.bytes.overlaps(&b.bytes, symbols);
         accesses.iter().any(|a| self.0.iter().any(|b| races(a, b)))
     }
 
@@ -79,18 +79,18 @@ mod tests {
     fn only_common_bytes_conflict() {
         let t = Dim::symbol(&Symbol::new("t"));
         let symbols = Symbols::new();
-        let region = |at: Dim, write| Access { region: Region::Arena(at, t.clone() * Dim::from(4i64)), write };
+        let bytes = |at: Dim, write| Access { bytes: Bytes::Arena(at, t.clone() * Dim::from(4i64)), write };
         let mut hazards = Hazards::default();
-        hazards.add(vec![region(Dim::default(), true), Access { region: Region::Constant, write: false }]);
-        assert!(!hazards.conflict(&[region(t.clone() * Dim::from(4i64), true)], &symbols));
-        assert!(hazards.conflict(&[region(t.clone() * Dim::from(2i64), false)], &symbols));
-        assert!(!hazards.conflict(&[Access { region: Region::Result(0), write: true }], &symbols));
-        hazards.add(vec![Access { region: Region::Arg(1), write: true }]);
-        assert!(hazards.conflict(&[Access { region: Region::Arg(1), write: false }], &symbols));
-        assert!(!hazards.conflict(&[Access { region: Region::Arg(2), write: true }], &symbols));
+        hazards.add(vec![bytes(Dim::default(), true), Access { bytes: Bytes::Constant, write: false }]);
+        assert!(!hazards.conflict(&[bytes(t.clone() * Dim::from(4i64), true)], &symbols));
+        assert!(hazards.conflict(&[bytes(t.clone() * Dim::from(2i64), false)], &symbols));
+        assert!(!hazards.conflict(&[Access { bytes: Bytes::Result(0), write: true }], &symbols));
+        hazards.add(vec![Access { bytes: Bytes::Arg(1), write: true }]);
+        assert!(hazards.conflict(&[Access { bytes: Bytes::Arg(1), write: false }], &symbols));
+        assert!(!hazards.conflict(&[Access { bytes: Bytes::Arg(2), write: true }], &symbols));
         let mut reads = Hazards::default();
-        reads.add(vec![region(Dim::default(), false)]);
-        assert!(!reads.conflict(&[region(Dim::default(), false)], &symbols));
-        assert!(reads.conflict(&[region(Dim::default(), true)], &symbols));
+        reads.add(vec![bytes(Dim::default(), false)]);
+        assert!(!reads.conflict(&[bytes(Dim::default(), false)], &symbols));
+        assert!(reads.conflict(&[bytes(Dim::default(), true)], &symbols));
     }
 }

@@ -15,6 +15,7 @@ mod error;
 mod hazards;
 mod link;
 mod loops;
+mod regions;
 mod target;
 mod wide;
 

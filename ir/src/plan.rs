@@ -2,6 +2,7 @@
 //! plan, code generation follows it. A plan says nothing of machine code.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use crate::dim::{Dim, Symbol};
 use crate::graph::{NodeId, Value};
@@ -136,11 +137,27 @@ pub struct Kernel {
     pub outputs: Vec<Value>,
 }
 
+/// Consecutive kernels that store rows of one axis and read the rows they compute: they may run one after the other for
+/// some of the rows, on one thread, before they do for others. Loops, and contractions whose result is a matrix; every
+/// operand with as many rows is read only at the row that is computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Where the kernels stand in [`GraphPlan::kernels`].
+    pub kernels: Range<usize>,
+    /// How many rows: the first axis of all that they store.
+    pub rows: Dim,
+    /// The values that nothing else reads. Rows of them need to exist only while their block of rows is computed.
+    pub inner: BTreeSet<Value>,
+}
+
 /// The plan of one graph.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GraphPlan {
     /// Kernels in execution order; each sees what those before it stored.
     pub kernels: Vec<Kernel>,
+    /// Disjoint, ascending. Values that kernels of one region touch share no bytes, but for inner ones with rows of one size
+    /// that lie in the same place.
+    pub regions: Vec<Region>,
     /// The place of every value that is stored or comes from outside.
     pub places: BTreeMap<Value, Place>,
     /// Size of the arena in bytes, room for called functions' arenas included.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Layout, Place};
+use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Layout, Place, Region};
 use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
 use lith_ir::{Class, DType, Dim, Graph, NodeId, Op, Symbol, Value};
 
@@ -11,6 +11,7 @@ use crate::cache::{Caches, Origin};
 use crate::fuse::{IndexMap, compose, identity, is_row_of, operand_index};
 use crate::memory::{ALIGNMENT, shares};
 use crate::reads::{Stored, is_outside, operands};
+use crate::regions::live_range;
 use crate::{Compiled, PassError};
 
 /// Checks the kernels of every graph: all that is read is stored before, every kernel has the form of its kind, every
@@ -85,6 +86,7 @@ fn check_graph(at: At<'_>, graph: &Graph, plan: &GraphPlan) -> Result<(), String
         ensure(!kernel.outputs.is_empty(), || problem("stores nothing".into()))?;
         check_kind(at, graph, plan, kernel, &stored).map_err(problem)?;
     }
+    plan.regions.iter().try_for_each(|r| check_region(graph, plan, &stored, r))?;
     for (i, (name, v)) in graph.results().iter().enumerate() {
         let root = stored.root(*v);
         if let Some(Origin::Arg(arg)) = at.caches.origin(at.name, graph, root) {
@@ -294,6 +296,38 @@ fn check_indices(graph: &Graph, kernel: &Kernel, domain: &[Dim]) -> Result<(), S
     ensure(kernel.nodes.iter().all(|&n| graph.node(n).op.class() != Class::Control), || "a call inside a loop".into())
 }
 
+/// What a region promises of its kernels and its inner values.
+fn check_region(graph: &Graph, plan: &GraphPlan, stored: &Stored<'_>, region: &Region) -> Result<(), String> {
+    let Region { kernels, rows, inner } = region;
+    let overlaps = |r: &Region| r != region && r.kernels.start < kernels.end && kernels.start < r.kernels.end;
+    ensure(!plan.regions.iter().any(overlaps), || "regions overlap".into())?;
+    let inside = plan.kernels.get(kernels.clone()).ok_or("a region of kernels that are not there")?;
+    for kernel in inside {
+        let shape = |v: Value| graph.ty(v).shape.as_slice();
+        let fits = match kernel.kind {
+            KernelKind::Loop => true,
+            KernelKind::Contraction { core } => shape(core.into()).len() == 2,
+            _ => false,
+        };
+        let by_rows = kernel.outputs.iter().all(|&v| shape(v).first() == Some(rows));
+        ensure(fits && by_rows, || format!("a {} kernel in a region of {rows} rows", kernel.kind.name()))?;
+        for v in operands(graph, kernel) {
+            let here = stored.producer.get(&stored.root(v)).is_some_and(|k| kernels.contains(k));
+            ensure(!here || shape(v).first() == Some(rows), || {
+                "a region reads its own values under other rows".into()
+            })?;
+        }
+    }
+    for v in inner {
+        let outside = |(k, reads): (usize, &BTreeSet<Value>)| !kernels.contains(&k) && reads.contains(v);
+        let read_outside = stored.reads.iter().enumerate().any(outside);
+        let made_here = stored.producer.get(v).is_some_and(|k| kernels.contains(k));
+        let in_arena = plan.places.get(v).is_none_or(|p| matches!(p, Place::Arena(_)));
+        ensure(made_here && !read_outside && in_arena, || "an inner value that others need".into())?;
+    }
+    Ok(())
+}
+
 fn check_arena(
     compiled: &Compiled,
     graph: &Graph,
@@ -309,7 +343,7 @@ fn check_arena(
     for (&value, place) in &plan.places {
         let Place::Arena(offset) = place else { continue };
         let (start, bytes) = (eval(offset)?, eval(&graph.ty(value).bytes())?);
-        blocks.push((Some(value), start, start + bytes, stored.live_range(value)));
+        blocks.push((Some(value), start, start + bytes, live_range(plan, stored.live_range(value))));
     }
     for (i, kernel) in plan.kernels.iter().enumerate() {
         let (KernelKind::Call { core }, Some(Op::Call { function, .. })) =
@@ -329,7 +363,7 @@ fn check_arena(
             let together = live.0 <= other_live.1 && other_live.0 <= live.1;
             let overlap = start.max(other_start) < end.min(other_end);
             let in_place = match (v, w) {
-                (Some(v), Some(w)) if start == other_start => shares(graph, &stored, &plan.kernels, v, w),
+                (Some(v), Some(w)) if start == other_start => shares(graph, &stored, plan, v, w),
                 _ => false,
             };
             ensure(!together || !overlap || in_place, || {

@@ -34,6 +34,11 @@ pub fn kernels(compiled: &Compiled) -> String {
             }
             text.push('\n');
         }
+        for region in &plan.regions {
+            let (first, last) = (region.kernels.start, region.kernels.end - 1);
+            let _ =
+                writeln!(text, "  {first} to {last} by rows of {}, {} values inner", region.rows, region.inner.len());
+        }
     }
     text
 }

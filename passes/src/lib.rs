@@ -16,6 +16,7 @@ mod memory;
 mod outline;
 pub mod quantize;
 mod reads;
+mod regions;
 pub mod saturate;
 mod schedule;
 
@@ -117,6 +118,8 @@ stages! {
     Layout = "layout": layout::run;
     /// Kernels in an order that keeps little memory alive.
     Schedule = "schedule": |compiled, _: &Options| schedule::run(compiled);
+    /// Runs of kernels that go through a block of rows at a time.
+    Regions = "regions": |compiled, _: &Options| regions::run(compiled);
     /// A place for every stored value.
     Memory = "memory": |compiled, _: &Options| memory::run(compiled);
 }

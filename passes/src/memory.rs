@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::dim::Atom;
-use lith_ir::plan::{CachePlan, GraphPlan, Kernel, KernelKind, PagePart, Place};
+use lith_ir::plan::{CachePlan, GraphPlan, KernelKind, PagePart, Place};
 use lith_ir::{Dim, Graph, NodeId, Op, Program, Symbols, Type, Value};
 
 use crate::cache::Caches;
 use crate::reads::Stored;
+use crate::regions::{both_inner, in_region, live_range};
 use crate::{Compiled, PassError};
 
 /// Offsets are multiples of this many bytes: a cache line, and the widest vector.
@@ -123,7 +124,11 @@ fn place(
         .producer
         .keys()
         .filter(|v| !places.contains_key(v))
-        .map(|&v| Block { what: What::Value(v), bytes: graph.ty(v).bytes(), live: stored.live_range(v) })
+        .map(|&v| Block {
+            what: What::Value(v),
+            bytes: graph.ty(v).bytes(),
+            live: live_range(plan, stored.live_range(v)),
+        })
         .collect();
     for (i, kernel) in plan.kernels.iter().enumerate() {
         if let (KernelKind::Call { core }, Op::Call { function, .. }) = (&kernel.kind, &graph.node(kernel.nodes[0]).op)
@@ -133,7 +138,7 @@ fn place(
         }
     }
     let in_place = |a: &Block, b: &Block| match (a.what, b.what) {
-        (What::Value(v), What::Value(w)) => shares(graph, &stored, &plan.kernels, v, w),
+        (What::Value(v), What::Value(w)) => shares(graph, &stored, plan, v, w),
         _ => false,
     };
     let (offsets, arena) = pack(&blocks, symbols, &in_place);
@@ -163,16 +168,20 @@ enum What {
     Arena(NodeId),
 }
 
-/// Whether one of two values may take the very bytes of the other although both are needed by one kernel: the kernel
-/// that reads one last stores the other, element by element at the index it reads.
-pub(crate) fn shares(graph: &Graph, stored: &Stored<'_>, kernels: &[Kernel], v: Value, w: Value) -> bool {
+/// Whether two values may have the very same bytes although both are needed at one time: by one kernel, which reads one last
+/// and stores the other, element by element at the index it reads; or by one region, to which both are inner, with rows of
+/// one size, so that a thread has both in the same place, one after the other.
+pub(crate) fn shares(graph: &Graph, stored: &Stored<'_>, plan: &GraphPlan, v: Value, w: Value) -> bool {
     let (a, b) = (stored.live_range(v), stored.live_range(w));
     let (old, new, at) = match (a.1 == b.0, b.1 == a.0) {
         (true, false) => (v, w, b.0),
         (false, true) => (w, v, a.0),
+        (false, false) if a.1 < b.0 || b.1 < a.0 => {
+            return both_inner(plan, v, w) && graph.ty(v).bytes() == graph.ty(w).bytes();
+        }
         _ => return false,
     };
-    let kernel = &kernels[at];
+    let kernel = &plan.kernels[at];
     // Walks from the output along elementwise nodes, which are at its index; what reads `old`, or one of them,
     // outside that walk reads at another.
     let mut walked = BTreeSet::new();
@@ -188,7 +197,8 @@ pub(crate) fn shares(graph: &Graph, stored: &Stored<'_>, kernels: &[Kernel], v: 
     }
     let elsewhere = |x: Value| walked.contains(&x.node) || stored.root(x) == old;
     let at_the_index = |n: &NodeId| walked.contains(n) || !graph.inputs(*n).into_iter().any(elsewhere);
-    kernel.kind == KernelKind::Loop
+    (both_inner(plan, v, w) || !in_region(plan, at))
+        && kernel.kind == KernelKind::Loop
         && kernel.outputs == [new]
         && kernel.nodes.iter().all(|n| !matches!(graph.node(*n).op, Op::Reduce { .. }) && at_the_index(n))
         && graph.ty(old).elements() == graph.ty(new).elements()

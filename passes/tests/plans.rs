@@ -127,20 +127,20 @@ fn weights_of_contractions_are_in_panels() {
     assert_eq!(compiled.plan.layouts.len(), compiled.program.params.len());
 }
 
-/// The widest moment of a layer is its feed-forward part: residual, the four times wider values, the output. Around it lie
-/// the hidden states of the caller.
+/// The widest moment of a layer is what follows attention: its result, of which rows are needed until the last block of rows
+/// is through, projection, norm, the four times wider values. Around it lie the hidden states of the caller.
 #[test]
 fn peak_memory_of_a_layer() {
     let compiled = compile(numbered(6, false));
     let row = 4 * HIDDEN;
     let tokens = sym("tokens");
-    assert_eq!(compiled.plan.graphs["encoder.layer"].arena, tokens.clone() * Dim::from(6 * row));
+    assert_eq!(compiled.plan.graphs["encoder.layer"].arena, tokens.clone() * Dim::from(7 * row));
     let plan = &compiled.plan.graphs["encode"];
     let hidden: Vec<&Place> = plan.places.values().filter(|p| matches!(p, Place::Arena(_))).collect();
     assert!(hidden.len() >= 6, "{}", dump::memory(&compiled, &|_| Some(100)));
     let at_100 = plan.arena.eval(&|_| Some(100)).unwrap();
     // Two hidden states besides the layer's arena, the pooled vectors and the segment numbers.
-    assert_eq!(at_100, 100 * 8 * row + 100 * row + 448, "{}", dump::memory(&compiled, &|_| Some(100)));
+    assert_eq!(at_100, 100 * 9 * row + 100 * row + 448, "{}", dump::memory(&compiled, &|_| Some(100)));
 }
 
 /// An elementwise kernel stores where the operand lay that it reads last; one that reads at other indices does not.
@@ -178,4 +178,48 @@ fn stages_have_names_and_stop() {
         assert_eq!(compiled.program.functions.len(), usize::from(stage >= Stage::Outline));
     }
     assert_eq!(Stage::from_name("saturated"), None);
+}
+
+#[test]
+fn what_works_row_by_row_is_one_region() {
+    let compiled = compile(numbered(3, false));
+    let layer = &compiled.plan.graphs["encoder.layer"];
+    let kinds = |r: &lith_ir::plan::Region| layer.kernels[r.kernels.clone()].iter().map(|k| k.kind.name()).collect();
+    let found: Vec<Vec<&str>> = layer.regions.iter().map(kinds).collect();
+    // Before attention the three projections; behind it output, norm, two of the perceptron, norm.
+    let behind = ["contraction", "loop", "contraction", "contraction", "loop"];
+    assert_eq!(found, [&["contraction"; 3][..], &behind]);
+    let inner = |i: usize| layer.regions[i].inner.len();
+    assert_eq!([inner(0), inner(1)], [0, 4], "all but the last result, and what attention reads");
+    let tokens = Dim::symbol(&Symbol::new("tokens"));
+    assert!(layer.regions.iter().all(|r| r.rows == tokens));
+}
+
+#[test]
+fn values_read_at_other_rows_end_a_region() {
+    use lith_ir::{Binary, Builder, DType, Graph, Program, SymbolInfo, Type};
+    let rows = Symbol::new("rows");
+    for turned in [false, true] {
+        let mut program = Program::new("rows");
+        program.symbols.insert(rows.clone(), SymbolInfo::default());
+        let (wide, weight) =
+            (Type::new(DType::F32, [Dim::symbol(&rows), Dim::constant(8)]), Type::new(DType::F32, [8usize, 8]));
+        program.params.insert("w".into(), weight.clone());
+        let mut graph = Graph::new();
+        let mut b = Builder::new(&mut graph, "");
+        let x = b.arg("x", wide).unwrap();
+        let w = b.param("w", weight).unwrap();
+        let mut y = b.op(Op::Linear {}, &[x, w]).unwrap();
+        if turned {
+            // Every row becomes the last row before it: a running sum goes over rows.
+            y = b.op(Op::CumSum { axis: 0 }, &[y]).unwrap();
+        }
+        let y = b.op(Op::Linear {}, &[y, w]).unwrap();
+        let y = b.op(Op::Binary { f: Binary::Add }, &[y, x]).unwrap();
+        graph.add_result("y", y);
+        program.entries.insert("main".into(), graph);
+        let compiled = compile(program);
+        let regions = &compiled.plan.graphs["main"].regions;
+        assert_eq!(regions.len(), usize::from(!turned), "{}", dump::kernels(&compiled));
+    }
 }

@@ -147,6 +147,7 @@ fn gemm(pool: &Pool, product: Product) -> f64 {
                     b: (b + w * len) as *const u8,
                     c: c as *mut f32,
                     ldc: n as i64,
+                    row: 0,
                     m: m as i64,
                     n: n as i64,
                     k: k as i64,

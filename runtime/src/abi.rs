@@ -44,6 +44,8 @@ pub struct Table {
     pub barrier_wait: unsafe extern "C" fn(barrier: *const Barrier),
     /// Tells that the thread comes to the kernel of this number.
     pub kernel_starts: unsafe extern "C" fn(context: *const Context, kernel: i64),
+    /// Runs a region.
+    pub region: unsafe extern "C" fn(args: *const RegionArgs, thread: i64, threads: i64),
     /// Matrix product by a weight in panels, with an epilogue.
     pub gemm_panels: unsafe extern "C" fn(args: *const GemmArgs, thread: i64, threads: i64),
     /// Matrix product of two computed matrices.
@@ -86,6 +88,49 @@ pub struct MathTable {
 /// Fills the dims table: every size, offset and stride the program needs, from the values of its symbols in the order of
 /// the manifest. Answers 0, or another number when a value does not fit 64 bits; the table is then of no use.
 pub type DimsFn = unsafe extern "C" fn(symbols: *const i64, dims: *mut i64) -> i64;
+
+/// A run of kernels that compute each row from the same row.
+#[repr(C)]
+pub struct RegionArgs {
+    /// What the call runs on.
+    pub context: *const Context,
+    /// The arena of the function.
+    pub arena: *mut u8,
+    /// Its arguments, by index.
+    pub args: *const *const u8,
+    /// Its results, by index.
+    pub results: *const *mut u8,
+    /// How many rows there are.
+    pub rows: i64,
+    /// Bytes of a row of all that the kernels store.
+    pub row_bytes: i64,
+    /// All kernels for some rows.
+    pub by_rows: RowsFn,
+    /// All kernels for all rows, one after the other.
+    pub by_kernels: KernelsFn,
+}
+
+/// Runs the kernels of a region for the rows from `begin` to `end`: multiples of 16, or all. Inner values are kept where
+/// rows from `first` on have their place: the first row of this thread.
+pub type RowsFn = unsafe extern "C" fn(
+    context: *const Context,
+    arena: *mut u8,
+    args: *const *const u8,
+    results: *const *mut u8,
+    begin: i64,
+    end: i64,
+    first: i64,
+);
+
+/// Runs the kernels of a region as one of `threads` threads.
+pub type KernelsFn = unsafe extern "C" fn(
+    context: *const Context,
+    thread: i64,
+    threads: i64,
+    arena: *mut u8,
+    args: *const *const u8,
+    results: *const *mut u8,
+);
 
 /// Runs an entry point as one of `threads` threads.
 pub type EntryFn = unsafe extern "C" fn(context: *const Context, thread: i64, threads: i64);

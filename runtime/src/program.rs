@@ -141,6 +141,7 @@ impl Program {
         let table = Table {
             barrier_wait,
             kernel_starts,
+            region: kernels::run_region,
             gemm_panels: kernels::gemm_panels,
             dot_f32: kernels::dot_f32,
             attention_packed: kernels::attention_packed,

@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use lith_ir::dtype::DType;
 use lith_ir::quant::Storage;
 
+use super::caches::second_cache;
 use super::isa::Isa;
 use super::panels::{HEADER, Header};
 use super::quant::activations::represent;
@@ -23,18 +24,20 @@ pub type Epilogue = extern "C" fn(env: *const u8, r0: i64, r1: i64, c0: i64, c1:
 /// Arguments of [`gemm_panels`]. Strides count elements.
 #[repr(C)]
 pub struct GemmArgs {
-    /// A: m rows of k contiguous values.
+    /// A: rows of k contiguous values.
     pub a: *const f32,
     /// From one row of A to the next.
     pub lda: i64,
     /// The weight, packed by [`pack_floats`](super::pack_floats) or [`pack_quantized`](super::pack_quantized), its panels
     /// aligned to their elements.
     pub b: *const u8,
-    /// C: m rows of n contiguous values; must not overlap A.
+    /// C: rows of n contiguous values; must not overlap A.
     pub c: *mut f32,
     /// From one row of C to the next.
     pub ldc: i64,
-    /// Rows of A and C (tokens).
+    /// The first row to compute: those before it are left alone.
+    pub row: i64,
+    /// How many rows (tokens) to compute.
     pub m: i64,
     /// Columns of C (outputs of the layer).
     pub n: i64,
@@ -188,12 +191,10 @@ fn grid(m: usize, panels: usize, costs: Costs, threads: usize) -> (usize, usize)
     best
 }
 
-/// Inputs summed before moving on: two panels of this depth and their rows of A fit a 48 KB first-level cache.
-pub(crate) const K_BLOCK: usize = 256;
+/// Inputs summed before moving on: three panels of this depth and their rows of A take half of a 48 KB first-level cache.
+const K_BLOCK: usize = 128;
 /// Panels of a block, where the weight does not choose.
 pub(crate) const BLOCK_PANELS: usize = 4;
-/// Bytes of A that stay in the second-level cache while the panels pass by.
-const A_BYTES: usize = 512 << 10;
 /// Rows for which a panel is brought to the first-level cache, at least.
 const LEAST_ROWS: usize = 48;
 
@@ -230,8 +231,11 @@ fn run<W: Weight>(isa: Isa, gemm: Gemm<'_, W>) {
         return;
     }
     let rows = part(m, gemm.thread / by_panels, by_rows);
+    let first = gemm.args.row.max(0) as usize;
+    let rows = rows.start + first..rows.end + first;
     let panels = part(panels, gemm.thread % by_panels, by_panels);
-    let row_block = (A_BYTES / (4 * k.max(1))).clamp(LEAST_ROWS, 512);
+    // Rows of A that stay in the second-level cache while the panels pass by.
+    let row_block = (second_cache() / (16 * k.max(1))).clamp(LEAST_ROWS, 512);
     let most = row_block.min(rows.len());
     let represented = if gemm.bytes > 0 { (most * k).next_multiple_of(LANES) } else { 0 };
     let narrow = if n.is_multiple_of(LANES) { 0 } else { most * LANES };
@@ -328,6 +332,11 @@ impl<E: Element> Weight for Float<E> {
         Costs { product: 0.5, panel: (LANES * size_of::<E>()) as f64 / 4.0, row: 0.5 }
     }
 
+    fn block(&self, _: usize) -> usize {
+        // Whole tiles of any width.
+        6
+    }
+
     fn scratch(&self, _: usize) -> usize {
         0
     }
@@ -346,8 +355,9 @@ impl<E: Element> Weight for Float<E> {
         _: &mut [f32],
     ) {
         // Where there is but one tile of rows, nothing of B is used twice, and memory is best read in one go.
-        let depth = if rows.count <= S::ROWS { rows.k.max(1) } else { K_BLOCK };
-        for group in pieces(0..panels.len(), S::PANELS) {
+        let [tile_rows, tile_panels] = E::tile::<S>();
+        let depth = if rows.count <= tile_rows { rows.k.max(1) } else { K_BLOCK };
+        for group in pieces(0..panels.len(), tile_panels) {
             // One empty piece where k = 0, which zeroes C.
             for ks in pieces(0..rows.k, depth).chain((rows.k == 0).then_some(0..0)) {
                 let at = |panel: usize, k: usize| ((panels.start + panel) * rows.k + k) * LANES;
@@ -391,26 +401,36 @@ pub(crate) unsafe fn tiles<S: Simd, E: Element>(
     c: *mut f32,
     ldc: usize,
 ) {
-    for (i, part) in pieces(0..rows.count, S::ROWS).enumerate() {
+    let [tile_rows, _] = E::tile::<S>();
+    let tile_count = rows.count.div_ceil(tile_rows);
+    // Each tile asks for a part of a panel of what comes next: as little as does it.
+    let (lines, parts) = (ks.len() * LANES * size_of::<E>(), (tile_count / panels).clamp(1, 4));
+    for (i, first) in (0..rows.count).step_by(tile_rows).enumerate() {
         // SAFETY: within the operands, as the caller promises.
         unsafe {
-            let next = match i < panels {
-                true => Next { lines: b_next.wrapping_add(i * b_panel).cast(), step: 64 },
+            let next = match i < parts * panels {
+                true => {
+                    let panel = b_next.wrapping_add(i / parts * b_panel).cast::<u8>();
+                    Next {
+                        lines: panel.wrapping_add(i % parts * (lines / parts)),
+                        step: lines / parts / ks.len().max(1),
+                    }
+                }
                 false => Next { lines: b.cast(), step: 0 },
             };
             let tile = TileArgs {
                 k: ks.len(),
-                a: rows.a.add(part.start * rows.lda + ks.start),
+                a: rows.a.add(first * rows.lda + ks.start),
                 lda: rows.lda,
                 b,
                 b_step: LANES,
                 b_panel,
-                c: c.add(part.start * ldc),
+                c: c.add(first * ldc),
                 ldc,
                 accumulate: ks.start > 0,
                 next: Some(next),
             };
-            s.tile(part.len(), panels, &tile);
+            E::multiply(s, tile_rows.min(rows.count - first), panels, &tile);
         }
     }
 }

@@ -13,13 +13,17 @@
 
 mod append;
 mod attention;
+mod caches;
 mod dot;
 mod embed;
 mod gemm;
 mod isa;
+#[cfg(target_arch = "x86_64")]
+mod lean;
 mod paged;
 mod panels;
 mod quant;
+mod region;
 mod roof;
 mod rope;
 mod scratch;
@@ -40,6 +44,7 @@ pub use gemm::{Epilogue, GemmArgs, gemm_panels};
 pub use isa::{Isa, IsaError, select};
 pub use paged::{PagedArgs, attention_paged};
 pub use panels::{PackError, Packed, pack_floats, pack_quantized, packed_len};
+pub use region::run_region;
 pub use roof::read_bandwidth;
 pub use rope::{RopeArgs, rope};
 pub use scratch::SharedScratch;

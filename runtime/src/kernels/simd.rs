@@ -27,9 +27,36 @@ pub(crate) trait Element: Copy + 'static {
     /// # Safety
     /// `p` is readable for sixteen elements.
     unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
+
+    /// Rows and panels of the register tile for contractions of many rows.
+    #[inline(always)]
+    fn tile<S: Simd>() -> [usize; 2] {
+        [S::ROWS, S::PANELS]
+    }
+
+    /// A tile of `rows` and `panels`, at most as many as [`Element::tile`] says.
+    ///
+    /// # Safety
+    /// See [`TileArgs`].
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(s: S, rows: usize, panels: usize, args: &TileArgs<Self>) {
+        // SAFETY: the caller's promise.
+        unsafe { s.tile(rows, panels, args) }
+    }
 }
 
 impl Element for f32 {
+    #[inline(always)]
+    fn tile<S: Simd>() -> [usize; 2] {
+        S::LEAN
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(s: S, rows: usize, panels: usize, args: &TileArgs<f32>) {
+        // SAFETY: the caller's promise.
+        unsafe { if [rows, panels] == S::LEAN { s.lean_tile(args) } else { s.tile(rows, panels, args) } }
+    }
+
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::V {
         // SAFETY: the caller's promise.
@@ -67,15 +94,28 @@ pub(crate) trait Simd: Bytes {
     const ROWS: usize;
     /// Panels (of sixteen columns) of the largest register tile.
     const PANELS: usize;
+    /// Rows and panels of the register tile that takes the fewest instructions for each multiply-add, which decide where
+    /// a core's other hardware thread is busy.
+    const LEAN: [usize; 2] = [Self::ROWS, Self::PANELS];
 
     /// Runs `kernel` with the instructions of this set enabled.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
 
-    /// The register tile of `rows` ≤ [`Simd::ROWS`] by `panels` ≤ [`Simd::PANELS`].
+    /// The register tile of `rows` by `panels`: up to [`Simd::ROWS`] by [`Simd::PANELS`], or fewer than [`Simd::LEAN`].
     ///
     /// # Safety
     /// See [`TileArgs`].
     unsafe fn tile<E: Element>(self, rows: usize, panels: usize, args: &TileArgs<E>);
+
+    /// The register tile of [`Simd::LEAN`].
+    ///
+    /// # Safety
+    /// See [`TileArgs`].
+    #[inline(always)]
+    unsafe fn lean_tile(self, args: &TileArgs<f32>) {
+        // SAFETY: the caller's promise.
+        unsafe { self.tile(Self::LEAN[0], Self::LEAN[1], args) }
+    }
 
     /// # Safety
     /// `p` is readable for 16 values.

@@ -36,9 +36,9 @@ pub(crate) struct TileArgs<E> {
 /// Memory to ask for while a tile is computed.
 #[derive(Clone, Copy)]
 pub(crate) struct Next {
-    /// A cache line for each step of k from here on.
+    /// What is wanted, from here on.
     pub lines: *const u8,
-    /// Bytes from line to line; 0 when nothing is wanted but C.
+    /// Bytes of it to go on by with each step of k; 0 when nothing is wanted but C.
     pub step: usize,
 }
 

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::isa::Isa;
+use super::lean;
 use super::simd::{Element, Kernel, LANES, Simd};
 use super::tile::{TileArgs, dispatch_tile, tile};
 
@@ -241,6 +242,7 @@ impl Simd for Avx512 {
     // multiply-adds.
     const ROWS: usize = 12;
     const PANELS: usize = 2;
+    const LEAN: [usize; 2] = [lean::ROWS, lean::PANELS];
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -249,7 +251,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn tile<E: Element>(self, rows: usize, panels: usize, args: &TileArgs<E>) {
         dispatch_tile!(tile_avx512, self, E, rows, panels, args,
-            [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 1 2 3 4 5 6 7 8 9 10 11 12])
+            [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 1 2 3 4 5 6 7 8 9 10 11 12, 3: 1 2 3 4 5 6 7])
+    }
+    #[inline(always)]
+    unsafe fn lean_tile(self, args: &TileArgs<f32>) {
+        unsafe { lean::tile(args) }
     }
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Self::V {

@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::layout::{BLOCK, QuantLayout};
 use super::streams::{Halves, Numbers, STREAMS, Singles, Streams, block_panels, pairs};
 use super::unpack::{AHEAD, Codes, with_planes};
-use crate::kernels::gemm::{Costs, K_BLOCK, Rows, Weight, pieces};
+use crate::kernels::gemm::{Costs, Rows, Weight, pieces};
 use crate::kernels::simd::{Kernel, LANES, Simd};
 use crate::kernels::tile::TileArgs;
 
@@ -31,6 +31,8 @@ pub(crate) struct Dequantized {
 
 /// Room for the rows and the panels of a tile of any instruction set.
 const TILE_ROWS: usize = 12;
+/// Inputs unpacked before they are multiplied: tiles of this depth stay in the first-level cache.
+const K_BLOCK: usize = 256;
 const TILE_PANELS: usize = STREAMS;
 
 /// What codes stand for before they are scaled.

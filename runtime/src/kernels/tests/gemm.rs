@@ -52,6 +52,7 @@ impl Case {
             b: self.panels.as_ptr(),
             c: c.as_mut_ptr(),
             ldc: self.ldc as i64,
+            row: 0,
             m: m as i64,
             n: self.n as i64,
             k: self.k as i64,

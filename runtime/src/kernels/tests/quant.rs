@@ -98,6 +98,7 @@ impl Product<'_> {
             b: self.b.as_ptr(),
             c: c.as_mut_ptr(),
             ldc: self.n as i64 + 3,
+            row: 0,
             m: m as i64,
             n: self.n as i64,
             k: self.k as i64,

@@ -83,6 +83,7 @@ pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>
         // All or none: a block of mixed widths stays one function.
         rounding: options.quantization.rounding,
         int8_activations: matrices.linear.clone(),
+        stored: storage.storage.clone(),
         numeric: options.numeric,
         ..lith_passes::Options::default()
     };

@@ -29,7 +29,8 @@ pub enum WeightData<'a> {
     Quantized(QuantMatrix),
 }
 
-/// Writes an artifact under a temporary name, then renames it. `weights` gives each parameter by name; `assets` are
+/// Writes an artifact under a temporary name, then renames it. `weights` gives each parameter by name; derived ones
+/// are computed from what it gives. `assets` are
 /// files to carry, by name. Same module, weights and assets: same bytes.
 ///
 /// # Errors
@@ -53,7 +54,10 @@ pub fn write_artifact<'w, E: From<CodegenError>>(
     }
     for entry in &module.manifest.params {
         out.pad_to(layout.weights + entry.offset)?;
-        let data = weights(&entry.name)?;
+        let data = match module.derived.contains(&entry.name) {
+            true => module.derived.value(&entry.name, weights)?,
+            false => weights(&entry.name)?,
+        };
         out.write(&stored(entry, &data)?)?;
     }
     out.pad_to(layout.size)?;
@@ -244,7 +248,7 @@ fn stored<'a>(entry: &ParamEntry, data: &'a WeightData<'_>) -> Result<Cow<'a, [u
 }
 
 /// Values in another floating-point type, rounded once; `None` for other types.
-fn convert(from: DType, bytes: &[u8], to: DType) -> Option<Cow<'_, [u8]>> {
+pub(crate) fn convert(from: DType, bytes: &[u8], to: DType) -> Option<Cow<'_, [u8]>> {
     if from == to {
         return Some(Cow::Borrowed(bytes));
     }

@@ -11,6 +11,7 @@ use lith_runtime::manifest::{CacheEntry, EntryPoint, Manifest, ResultEntry, Stat
 
 use crate::arguments::{arguments, sequences};
 use crate::constants::Weights;
+use crate::derived::Derived;
 use crate::entry::{Shared, compile_graph};
 use crate::link::{Linked, Text, compile_function, is_wide};
 use crate::loops::Tables;
@@ -29,6 +30,8 @@ pub struct Module {
     pub graph_text: String,
     /// The plan, readable.
     pub plan_text: String,
+    /// The derived parameters and what they follow from.
+    pub(crate) derived: Derived,
     target: Target,
     functions: Vec<(String, Function)>,
 }
@@ -98,7 +101,9 @@ pub fn compile(
     storage: &WeightStorage,
 ) -> Result<Module, CodegenError> {
     let rows_in_half = halvable_rows(program, plan);
-    let stored = |name: &str, layout: Layout| match storage.get(name) {
+    let derived = Derived::new(program)?;
+    let storage_of = |name: &str| derived.storage(name, &|n| storage.get(n));
+    let stored = |name: &str, layout: Layout| match storage_of(name) {
         Storage::Float(_) if layout == Layout::Rows && !rows_in_half.contains(name) => Storage::Float(DType::F32),
         storage => storage,
     };
@@ -171,6 +176,7 @@ pub fn compile(
         manifest,
         graph_text,
         plan_text: String::new(),
+        derived,
         target: target.clone(),
         functions,
     })

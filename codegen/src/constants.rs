@@ -67,7 +67,7 @@ impl Weights {
         let mut end = 0u64;
         for (name, layouts) in &plan.layouts {
             let wrong = |problem: String| CodegenError::Weight { name: name.clone(), problem };
-            let ty = program.params.get(name).ok_or_else(|| wrong("is not one of the program".into()))?;
+            let ty = program.param_type(name).ok_or_else(|| wrong("is not one of the program".into()))?;
             let shape = ty.static_shape().ok_or_else(|| wrong(format!("{ty} has no fixed size")))?;
             for &layout in layouts {
                 let storage = if ty.dtype == DType::F32 { stored(name, layout) } else { Storage::Float(ty.dtype) };

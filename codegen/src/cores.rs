@@ -186,11 +186,11 @@ impl GraphCode<'_, '_, '_> {
         let positions = bias.map_or(Dim::default(), |b| (self.size(b, 1) + Dim::constant(1)).floor_div(2));
         let fields = vec![
             (offset_of!(AttentionArgs, q), Field::Rows(q)),
-            (offset_of!(AttentionArgs, q_stride), Field::Size(self.size(q, 1))),
+            (offset_of!(AttentionArgs, q_stride), Field::Size(self.row_stride(q))),
             (offset_of!(AttentionArgs, k), Field::Rows(k)),
-            (offset_of!(AttentionArgs, k_stride), Field::Size(self.size(k, 1))),
+            (offset_of!(AttentionArgs, k_stride), Field::Size(self.row_stride(k))),
             (offset_of!(AttentionArgs, v), Field::Rows(v)),
-            (offset_of!(AttentionArgs, v_stride), Field::Size(self.size(v, 1))),
+            (offset_of!(AttentionArgs, v_stride), Field::Size(self.row_stride(v))),
             (offset_of!(AttentionArgs, out), Field::Rows(self.output(kernel)?)),
             (offset_of!(AttentionArgs, out_stride), Field::Size(self.size(core.into(), 1))),
             (offset_of!(AttentionArgs, offsets), Field::Rows(offsets)),
@@ -251,7 +251,7 @@ impl GraphCode<'_, '_, '_> {
         let (width, tokens, half) = (width.clone(), product(lead), half.clone());
         let fields = vec![
             (offset_of!(RopeArgs, x), Field::Rows(x)),
-            (offset_of!(RopeArgs, x_stride), Field::Size(width.clone())),
+            (offset_of!(RopeArgs, x_stride), Field::Size(self.row_stride(x))),
             (offset_of!(RopeArgs, cos), Field::Rows(cos)),
             (offset_of!(RopeArgs, sin), Field::Rows(sin)),
             (offset_of!(RopeArgs, angle_stride), Field::Size(half.clone())),
@@ -285,7 +285,7 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(AppendArgs, dtype), Field::Number(self.cache_type(cache)?)),
             (offset_of!(AppendArgs, x), Field::Rows(x)),
             (offset_of!(AppendArgs, x_dtype), Field::Number(self.cache_type(x)?)),
-            (offset_of!(AppendArgs, x_stride), Field::Size(self.size(x, 1))),
+            (offset_of!(AppendArgs, x_stride), Field::Size(self.row_stride(x))),
             (offset_of!(AppendArgs, heads), Field::Size(self.size(cache, 2))),
             (offset_of!(AppendArgs, head_dim), Field::Size(head_dim)),
             (offset_of!(AppendArgs, slots), Field::Rows(slots)),
@@ -311,7 +311,7 @@ impl GraphCode<'_, '_, '_> {
         let scratch = self.field(self.context, offset_of!(Context, scratch) as i32);
         let fields = vec![
             (offset_of!(PagedArgs, q), Field::Rows(q)),
-            (offset_of!(PagedArgs, q_stride), Field::Size(self.size(q, 1))),
+            (offset_of!(PagedArgs, q_stride), Field::Size(self.row_stride(q))),
             (offset_of!(PagedArgs, k), Field::Rows(k)),
             (offset_of!(PagedArgs, v), Field::Rows(v)),
             (offset_of!(PagedArgs, k_scale), Field::Maybe(k_scale)),

@@ -233,8 +233,36 @@ impl<'s, 'p, 't> GraphCode<'s, 'p, 't> {
         value
     }
 
+    /// What a value is columns of, itself in most cases, and the offset of its first row there in bytes.
+    fn columns(&self, mut value: Value) -> (Value, i64) {
+        let (mut offset, last) = (0, |v: Value| self.graph.ty(v).shape.last());
+        while let Some(&Place::Alias(of)) = self.plan.places.get(&value) {
+            match &self.graph.node(value.node).op {
+                Op::Slice { start, .. } => {
+                    offset += start.as_const().unwrap_or(0) * self.graph.ty(value).dtype.size() as i64;
+                }
+                // Rows stay rows.
+                Op::Reshape { .. } if last(value) == last(of) => {}
+                _ => break,
+            }
+            value = of;
+        }
+        (value, offset)
+    }
+
+    /// Elements from one row of a value to the next.
+    pub(crate) fn row_stride(&self, value: Value) -> Dim {
+        let (of, _) = self.columns(value);
+        self.graph.ty(of).shape.last().cloned().unwrap_or_default()
+    }
+
     /// Address of a value, in the layout it is wanted in.
     pub(crate) fn address(&mut self, value: Value, layout: Layout) -> Result<At, CodegenError> {
+        let (of, offset) = self.columns(value);
+        if offset != 0 {
+            let (base, offset) = (self.address(of, layout)?, self.b.iconst(offset));
+            return Ok(self.b.int(IntOp::Add, base, offset));
+        }
         let value = self.root(value);
         if let Some(&at) = self.places.get(&value)
             && layout == Layout::Rows

@@ -8,6 +8,7 @@ mod builder;
 mod calls;
 mod compile;
 mod constants;
+mod derived;
 mod cores;
 mod dims;
 mod entry;

@@ -36,7 +36,9 @@ pub enum Place {
     /// A state of the program. That of a paged cache is not row-major: see [`CachePlan`].
     State(String),
     /// The bytes of another value, under another shape or changed in place: a reshape in no kernel, the result of a
-    /// `cache_append`, a result of a call that the called plan has [`GraphPlan::in_place`].
+    /// `cache_append`, a result of a call that the called plan has [`GraphPlan::in_place`]. A `slice` of the last axis in no
+    /// kernel is columns of that value, its rows as far apart as those they are part of; attention, `rope` and `cache_append`
+    /// read such.
     Alias(Value),
 }
 

@@ -13,6 +13,7 @@
 //! }
 //! ```
 //!
+//! - `derived "w" () { .. }` is a parameter that follows from others: see [`Program::derived`].
 //! - `%7` is the first result of node 7, `%7.1` its second; a node of several results writes its types in parentheses.
 //!   Nodes stand after what they use; printing numbers them anew, arguments first, then in topological order.
 //! - An operand that is absent in the middle is `_`. Attributes follow in braces (`{axis: 0}`), but for those that the

@@ -10,7 +10,7 @@ use petgraph::visit::EdgeRef;
 use crate::dim::{Dim, Symbol};
 use crate::graph::{Graph, NodeId};
 use crate::infer::result_types;
-use crate::op::Op;
+use crate::op::{Class, Op};
 use crate::program::Program;
 use crate::types::Type;
 
@@ -62,7 +62,7 @@ pub fn is_symbol_name(name: &str) -> bool {
 }
 
 /// Checks a program: symbols are known and sensible; constant sizes are not negative; parameters, states and functions
-/// exist with the types their users say; functions take everything by argument and do not recurse; argument indices are
+/// exist with the types their users say; derived parameters follow from parameters; functions take everything by argument and do not recurse; argument indices are
 /// dense and unique; names of arguments and of results are unique; results exist; no cycles; types follow the rules.
 ///
 /// # Errors
@@ -88,11 +88,17 @@ pub fn verify(program: &Program) -> Result<(), VerifyError> {
     if let Some(name) = program.functions.keys().find(|n| program.entries.contains_key(*n)) {
         return Err(error(format!("`{name}` is both a function and an entry point")));
     }
+    for (name, graph) in &program.derived {
+        if program.params.contains_key(name) {
+            return Err(error(format!("parameter `{name}` is derived and given")));
+        }
+        verify_graph(program, name, graph, Kind::Derived)?;
+    }
     for (name, graph) in &program.functions {
-        verify_graph(program, name, graph, true)?;
+        verify_graph(program, name, graph, Kind::Function)?;
     }
     for (name, graph) in &program.entries {
-        verify_graph(program, name, graph, false)?;
+        verify_graph(program, name, graph, Kind::Entry)?;
     }
     no_recursion(program)
 }
@@ -115,9 +121,24 @@ fn check_type(program: &Program, ty: &Type) -> Result<(), String> {
     Ok(())
 }
 
-fn verify_graph(program: &Program, name: &str, graph: &Graph, is_function: bool) -> Result<(), VerifyError> {
+/// What a graph is to its program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Derived,
+    Function,
+    Entry,
+}
+
+fn verify_graph(program: &Program, name: &str, graph: &Graph, kind: Kind) -> Result<(), VerifyError> {
     let graph_error = |problem: String| VerifyError::Graph { graph: name.into(), problem };
     graph.topological().map_err(|e| graph_error(e.to_string()))?;
+    if kind == Kind::Derived {
+        match graph.results() {
+            [(_, value)] if graph.try_ty(*value).is_none_or(|ty| ty.static_shape().is_some()) => {}
+            [_] => return Err(graph_error("a derived parameter without a fixed size".into())),
+            results => return Err(graph_error(format!("a derived parameter of {} results", results.len()))),
+        }
+    }
 
     let mut args: BTreeMap<usize, &str> = BTreeMap::new();
     let mut arg_names: BTreeSet<&str> = BTreeSet::new();
@@ -131,7 +152,7 @@ fn verify_graph(program: &Program, name: &str, graph: &Graph, is_function: bool)
             op: node.op.name(),
             problem,
         };
-        check_node(program, graph, id, is_function).map_err(error)?;
+        check_node(program, graph, id, kind).map_err(error)?;
         match &node.op {
             Op::Arg { index, name, .. } => {
                 if args.insert(*index, name).is_some() {
@@ -162,7 +183,7 @@ fn verify_graph(program: &Program, name: &str, graph: &Graph, is_function: bool)
     Ok(())
 }
 
-fn check_node(program: &Program, graph: &Graph, id: NodeId, is_function: bool) -> Result<(), String> {
+fn check_node(program: &Program, graph: &Graph, id: NodeId, kind: Kind) -> Result<(), String> {
     let node = graph.node(id);
     let edges: Vec<_> = graph.petgraph().edges_directed(id, Direction::Incoming).collect();
     let mut positions = BTreeSet::new();
@@ -187,16 +208,22 @@ fn check_node(program: &Program, graph: &Graph, id: NodeId, is_function: bool) -
         check_type(program, ty)?;
     }
 
-    let declared = |kind: &str, name: &str, types: &BTreeMap<String, Type>, ty: &Type| match types.get(name) {
-        _ if is_function => Err(format!("a function refers to {kind} `{name}`; it must come by argument")),
-        None => Err(format!("unknown {kind} `{name}`")),
-        Some(t) if t != ty => Err(format!("{kind} `{name}` is {t}, not {ty}")),
+    let declared = |what: &str, name: &str, found: Option<&Type>, ty: &Type| match found {
+        _ if kind == Kind::Function => Err(format!("a function refers to {what} `{name}`; it must come by argument")),
+        None => Err(format!("unknown {what} `{name}`")),
+        Some(t) if t != ty => Err(format!("{what} `{name}` is {t}, not {ty}")),
         Some(_) => Ok(()),
     };
     match &node.op {
-        Op::Param { name, ty } => declared("parameter", name, &program.params, ty),
-        Op::StateRead { name, ty } => declared("state", name, &program.states, ty),
-        Op::StateWrite { name } => declared("state", name, &program.states, &node.types[0]),
+        Op::Param { name, ty } if kind == Kind::Derived => declared("parameter", name, program.params.get(name), ty),
+        op if kind == Kind::Derived
+            && (op.class() == Class::Control || matches!(op, Op::Arg { .. } | Op::Size { .. })) =>
+        {
+            Err("in a derived parameter, which follows from parameters alone".into())
+        }
+        Op::Param { name, ty } => declared("parameter", name, program.param_type(name), ty),
+        Op::StateRead { name, ty } => declared("state", name, program.states.get(name), ty),
+        Op::StateWrite { name } => declared("state", name, program.states.get(name), &node.types[0]),
         Op::Size { dim } => check_dim(program, dim),
         Op::Slice { start, stop, .. } => check_dim(program, start).and_then(|()| check_dim(program, stop)),
         Op::Call { function, .. } => {

@@ -10,6 +10,7 @@ pub mod canonicalize;
 pub mod check;
 pub mod dump;
 mod fuse;
+mod hoist;
 mod layout;
 mod legalize;
 mod memory;
@@ -19,10 +20,12 @@ mod reads;
 mod regions;
 pub mod saturate;
 mod schedule;
+pub mod weights;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::plan::Plan;
+use lith_ir::quant::Storage;
 use lith_ir::{GraphError, Program, VerifyError, verify};
 
 /// A program with as much of its plan as the stages so far have made.
@@ -110,6 +113,8 @@ stages! {
     Outline = "outline": |compiled, _: &Options| outline::run(compiled);
     /// The cheapest of all forms that the rules know. See [`saturate`].
     Saturate = "saturate": saturate::run;
+    /// What follows from parameters alone is a derived parameter, see [`lith_ir::Program::derived`].
+    Hoist = "hoist": hoist::run;
     /// Only ops that have a kernel; every result is a value that a kernel stores.
     Legalize = "legalize": |compiled, _: &Options| legalize::run(compiled);
     /// Nodes grouped into kernels.
@@ -135,6 +140,9 @@ pub struct Options {
     pub int8_activations: BTreeSet<String>,
     /// Tables that lie in panels only, because they are quantized: rows are gathered from there.
     pub packed_tables: BTreeSet<String>,
+    /// Parameters that are stored neither as plain floats of the default type nor computed with: codes, and what a file
+    /// brought in another type.
+    pub stored: BTreeMap<String, Storage>,
     /// How much rewrites may change numbers.
     pub numeric: saturate::Numeric,
     /// How far equality saturation goes.

@@ -11,6 +11,7 @@ use lith_ir::{
 };
 use lith_passes::saturate::cost::Costs;
 use lith_passes::saturate::{Budget, DeviceProfile, Numeric, Rules, Saturation, rules};
+use lith_passes::weights::GraphWeights;
 use lith_passes::{Compiled, Options, Stage, run};
 
 const HIDDEN: i64 = 16;
@@ -218,7 +219,7 @@ fn a_layer_of_primitives_becomes_composites() {
                 found("dot"),
                 found("reduce")
             ],
-            [1, 6, 2, 1, 0, 0],
+            [1, 4, 2, 1, 0, 0],
             "{mask:?}: {:?}\n{text}",
             compiled.saturation.graphs
         );
@@ -292,7 +293,7 @@ fn saturation_goes_on_where_it_stopped() {
     let device = DeviceProfile::default();
     let costs = Costs::new(&device, &program.symbols);
     let graph = &program.entries["encode"];
-    let mut saturation = Saturation::new(graph, &|_| false).unwrap();
+    let mut saturation = Saturation::new(graph, &GraphWeights::default()).unwrap();
     let mut after = f64::INFINITY;
     let mut found = Vec::new();
     for _ in 0..6 {

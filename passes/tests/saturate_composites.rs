@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::testing::{Case, Rng, cases_for};
 use lith_ir::{Class, Graph, Op, Program};
+use lith_passes::weights::GraphWeights;
 use lith_passes::saturate::cost::Costs;
 use lith_passes::saturate::{Budget, DeviceProfile, Numeric, Rules, Saturation, rules};
 use lith_passes::{Stage, run_until};
@@ -60,7 +61,7 @@ fn every_composite_comes_back() {
                 }
                 let graph = simplified(program);
                 let costs = Costs::new(&device, &case.program.symbols);
-                let mut saturation = Saturation::new(&graph, &|_| false).unwrap();
+                let mut saturation = Saturation::new(&graph, &GraphWeights::default()).unwrap();
                 saturation.run(&rules, &Budget::default());
                 let (found, report, _) = saturation.extract("main", &rules, &costs).unwrap();
                 assert!(report.cost_after_us <= report.cost_before_us, "{}: {report:?}", case.name);

@@ -109,6 +109,7 @@ pub enum InterpError {
 pub struct Interpreter {
     program: Program,
     orders: BTreeMap<String, Vec<NodeId>>,
+    derived: BTreeMap<String, Vec<NodeId>>,
     mode: Mode,
 }
 
@@ -120,19 +121,34 @@ impl Interpreter {
     pub fn new(program: &Program, mode: Mode) -> Result<Self, InterpError> {
         verify(program)?;
         let mut program = program.clone();
-        let mut orders = BTreeMap::new();
-        for (name, graph) in program.functions.iter_mut().chain(&mut program.entries) {
+        let order = |(name, graph): (&String, &mut Graph)| {
             let problem = |e: crate::GraphError| {
                 InterpError::Verify(VerifyError::Graph { graph: name.clone(), problem: e.to_string() })
             };
             decompose_all(graph, |_| true).map_err(problem)?;
-            orders.insert(name.clone(), graph.topological().map_err(problem)?);
-        }
-        Ok(Interpreter { program, orders, mode })
+            Ok((name.clone(), graph.topological().map_err(problem)?))
+        };
+        let derived = program.derived.iter_mut().map(order).collect::<Result<_, InterpError>>()?;
+        let orders = program.functions.iter_mut().chain(&mut program.entries).map(order);
+        let orders = orders.collect::<Result<_, InterpError>>()?;
+        Ok(Interpreter { program, orders, derived, mode })
+    }
+
+    /// The value of a derived parameter. `params` hands out those that it follows from.
+    ///
+    /// # Errors
+    /// When there is no such derived parameter, or one that it follows from is absent or of another type.
+    pub fn derive(&self, name: &str, params: &dyn Fn(&str) -> Option<Tensor>) -> Result<Tensor, InterpError> {
+        let missing = || InterpError::NoParam(name.into());
+        let (graph, order) = self.program.derived.get(name).zip(self.derived.get(name)).ok_or_else(missing)?;
+        let bindings = Bindings::solve(&BTreeMap::new(), &[])?;
+        let states = BTreeMap::new();
+        let mut call = Call { interpreter: self, bindings, params, states: &states, written: BTreeMap::new() };
+        call.graph(name, graph, order, &[])?.into_iter().next().ok_or_else(missing)
     }
 
     /// Runs an entry point. `params` hands out parameters by name. `states` hold what earlier calls left (a state that is
-    /// absent is zeros) and get what this call writes. Symbols take their values from the shapes of arguments and states.
+    /// absent is zeros) and get what this call writes. A derived parameter that `params` has not is computed. Symbols take their values from the shapes of arguments and states.
     /// Results are in the order of the graph's.
     ///
     /// # Errors
@@ -166,10 +182,14 @@ impl Interpreter {
         }
         let bindings = Bindings::solve(&self.program.symbols, &sizes)?;
         let mut call = Call { interpreter: self, bindings, params, states, written: BTreeMap::new() };
-        let results = call.graph(entry, graph, args)?;
+        let results = call.graph(entry, graph, self.order(entry), args)?;
         let written = call.written;
         states.extend(written);
         Ok(results)
+    }
+
+    fn order(&self, graph: &str) -> &[NodeId] {
+        self.orders.get(graph).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// [`Interpreter::run`] for an entry point without parameters and states.
@@ -209,9 +229,14 @@ struct Call<'a> {
 
 impl Call<'_> {
     /// Runs a graph on arguments of its argument types. Values go as soon as their last user ran.
-    fn graph(&mut self, name: &str, graph: &Graph, args: &[Tensor]) -> Result<Vec<Tensor>, InterpError> {
+    fn graph(
+        &mut self,
+        name: &str,
+        graph: &Graph,
+        order: &[NodeId],
+        args: &[Tensor],
+    ) -> Result<Vec<Tensor>, InterpError> {
         let mut values: BTreeMap<Value, (Tensor, usize)> = BTreeMap::new();
-        let order = self.interpreter.orders.get(name).map(Vec::as_slice).unwrap_or_default();
         for &id in order {
             let node = graph.node(id);
             let error = |problem: String| InterpError::Node {
@@ -254,7 +279,10 @@ impl Call<'_> {
         let result = match op {
             Op::Arg { index, .. } => args.get(*index).cloned().ok_or("no such argument".to_string())?,
             Op::Param { name, ty } => {
-                let param = (self.params)(name).ok_or_else(|| Failed::Inside(InterpError::NoParam(name.clone())))?;
+                let param = match (self.params)(name) {
+                    Some(param) => param,
+                    None => self.interpreter.derive(name, self.params).map_err(Failed::Inside)?,
+                };
                 self.checked(param, ty, || format!("parameter `{name}`"))?
             }
             Op::StateRead { name, ty } => match self.states.get(name) {
@@ -270,7 +298,7 @@ impl Call<'_> {
                 let interpreter = self.interpreter;
                 let graph =
                     interpreter.program.functions.get(function).ok_or_else(|| format!("no function `{function}`"))?;
-                return self.graph(function, graph, &operands).map_err(Failed::Inside);
+                return self.graph(function, graph, interpreter.order(function), &operands).map_err(Failed::Inside);
             }
             _ => evaluate(op, types, &operands, &self.bindings, self.interpreter.mode)?,
         };

@@ -165,6 +165,9 @@ impl<'a> Parser<'a> {
             } else if self.accept_word("state") {
                 let (name, ty) = self.declaration()?;
                 program.states.insert(name, ty).is_none()
+            } else if self.accept_word("derived") {
+                let (name, graph) = self.graph()?;
+                program.derived.insert(name, graph).is_none()
             } else if self.accept_word("func") {
                 let (name, graph) = self.graph()?;
                 program.functions.insert(name, graph).is_none()
@@ -174,7 +177,7 @@ impl<'a> Parser<'a> {
             } else if *self.peek() == Token::End {
                 return Ok(program);
             } else {
-                return self.expected("`symbol`, `param`, `state`, `func` or `entry`");
+                return self.expected("`symbol`, `param`, `state`, `derived`, `func` or `entry`");
             };
             if !fresh {
                 return self.fail(at, "declared twice");

@@ -27,7 +27,7 @@ pub(super) fn print(program: &Program) -> String {
             line(&mut out, format_args!("{kind} {}: {ty}", quote(name)));
         }
     }
-    for (kind, graphs) in [("func", &program.functions), ("entry", &program.entries)] {
+    for (kind, graphs) in [("derived", &program.derived), ("func", &program.functions), ("entry", &program.entries)] {
         for (name, g) in graphs {
             graph(&mut out, kind, name, g);
         }

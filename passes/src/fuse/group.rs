@@ -38,7 +38,7 @@ pub(super) struct Groups<'g> {
     pub roles: BTreeMap<NodeId, Role>,
     /// Nodes whose first result is read from memory in any case.
     pub stored: BTreeSet<NodeId>,
-    /// Reshapes that are another name of stored bytes.
+    /// Reshapes and slices that are another name of stored bytes.
     aliases: BTreeSet<NodeId>,
     pub group_of: BTreeMap<NodeId, usize>,
     groups: Vec<Option<Group>>,
@@ -99,6 +99,10 @@ impl<'g> Groups<'g> {
                         self.aliases.insert(n);
                         self.stored.extend(inputs);
                     }
+                }
+                (Role::View, _) => {
+                    self.aliases.insert(n);
+                    self.stored.extend(inputs);
                 }
                 _ => {}
             }

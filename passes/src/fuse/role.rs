@@ -18,7 +18,7 @@ pub(super) enum Role {
     Elementwise,
     /// Only says at which index of its operand an element lies.
     Broadcast,
-    /// A reshape.
+    /// A reshape, or columns of a value in memory.
     View,
     /// Takes each element from a computed index of an operand.
     Movement,
@@ -56,6 +56,7 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
             Some(x) if graph.ty(x).shape == *shape => Role::Alone(KernelKind::Copy),
             _ => Role::View,
         },
+        Op::Slice { .. } if is_columns(graph, id) => Role::View,
         Op::Gather { axis: 0 } if gathers_panels(graph, id, context) => Role::Alone(KernelKind::Embedding { core: id }),
         Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Pad { .. } | Op::Gather { .. } => {
             Role::Movement
@@ -88,6 +89,31 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
         | Op::CacheAppend { .. }
         | Op::PagedAttention { .. } => return None,
     })
+}
+
+/// Whether a slice is columns of a value in memory that only kernels read which take any distance between rows.
+fn is_columns(graph: &Graph, id: NodeId) -> bool {
+    let Op::Slice { axis, start, step: 1, .. } = &graph.node(id).op else { return false };
+    let Some(x) = graph.operand(id, 0) else { return false };
+    let computed = !matches!(graph.node(x.node).op, Op::Slice { .. } | Op::Param { .. } | Op::Const { .. });
+    computed && *axis > 0 && axis + 1 == graph.ty(x).rank() && start.as_const().is_some() && reads_columns(graph, id)
+}
+
+/// Whether all that reads a value takes any distance between rows, be it through reshapes that keep rows.
+fn reads_columns(graph: &Graph, id: NodeId) -> bool {
+    let last = |n: NodeId| graph.ty(n.into()).shape.last();
+    let takes = |&(user, operand): &(NodeId, usize)| match (&graph.node(user).op, operand) {
+        (Op::Attention { .. } | Op::PackedAttention { .. }, 0..=2) => graph.ty(user.into()).dtype == DType::F32,
+        (Op::PagedAttention { .. } | Op::Rope { .. }, 0) => graph.ty(user.into()).dtype == DType::F32,
+        (Op::CacheAppend { .. }, 1) => true,
+        (Op::Reshape { .. }, 0) => {
+            let copies = graph.ty(id.into()).shape == graph.ty(user.into()).shape;
+            !copies && last(id) == last(user) && reads_columns(graph, user)
+        }
+        _ => false,
+    };
+    let users = graph.users(id.into());
+    !users.is_empty() && users.iter().all(takes) && graph.results().iter().all(|(_, v)| v.node != id)
 }
 
 /// Whether a gather of rows is from a parameter in panels.

@@ -8,6 +8,8 @@ use lith_ir::{Binary, DType, Dim, Op, Type, Unary};
 
 use super::explain::Log;
 use super::language::{Attr, Head, Node};
+use super::rule::Numeric;
+use crate::weights::{Known, known_after};
 
 /// The e-graph of equality saturation.
 pub type Classes = EGraph<Node, Facts>;
@@ -28,10 +30,15 @@ pub struct Facet {
     pub ty: Type,
     /// What all its elements are, if they are known to be one value.
     pub splat: Option<Splat>,
-    /// Computed from parameters and constants only.
-    pub constant: bool,
-    /// A parameter itself, which can lie packed in memory.
-    pub param: bool,
+    /// When it is known.
+    pub known: Known,
+}
+
+impl Facet {
+    /// Whether it can lie packed in memory: a parameter, or one that follows from parameters.
+    pub fn param(&self) -> bool {
+        self.known.weight().is_some()
+    }
 }
 
 /// What is known of an e-class.
@@ -66,8 +73,8 @@ pub struct Opaque {
     pub op: Op,
     /// The types of the results.
     pub types: Vec<Type>,
-    /// Whether it is a parameter, or an argument that is one at every call.
-    pub param: bool,
+    /// When it is known.
+    pub known: Known,
 }
 
 /// The analysis: facts of e-classes, and what the e-graph's nodes came from.
@@ -77,6 +84,8 @@ pub struct Facts {
     pub opaque: Vec<Opaque>,
     /// Which rule made which node.
     pub log: Log,
+    /// How much numbers may change.
+    pub allowed: Numeric,
 }
 
 /// The op of an e-node and its operands.
@@ -109,9 +118,9 @@ fn facet(classes: &Classes, head: Head, children: &[Id]) -> Option<Facet> {
     let types: Vec<Option<&Type>> = inputs.iter().map(|i| i.map(|f| &f.ty)).collect();
     let ty = result_types(&op, &types).ok()?.into_iter().next()?;
     let splat = splat(&op, &inputs, &ty);
-    let made = matches!(op, Op::Const { .. } | Op::Iota { .. });
-    let constant = made || !inputs.is_empty() && inputs.iter().flatten().all(|f| f.constant);
-    Some(Facet { ty, splat, constant, param: false })
+    let operands: Vec<Known> = inputs.iter().flatten().map(|f| f.known).collect();
+    let known = known_after(&op, &operands, &ty, classes.analysis.allowed);
+    Some(Facet { ty, splat, known })
 }
 
 /// The value of all elements of an op's result, where it follows from those of its operands.
@@ -166,17 +175,14 @@ impl Analysis<Node> for Facts {
             Node::Absent => Fact::Absent,
             Node::Opaque(i, _) => match classes.analysis.opaque.get(*i as usize) {
                 Some(o) => match &o.types[..] {
-                    [ty] => {
-                        let constant = o.param || matches!(o.op, Op::Const { .. });
-                        Fact::Tensor(Facet { ty: ty.clone(), splat: None, constant, param: o.param })
-                    }
+                    [ty] => Fact::Tensor(Facet { ty: ty.clone(), splat: None, known: o.known }),
                     types => Fact::Several(types.to_vec()),
                 },
                 None => Fact::Unknown,
             },
             Node::Result(k, call) => match &classes[*call].data {
                 Fact::Several(types) => types.get(*k as usize).map_or(Fact::Unknown, |ty| {
-                    Fact::Tensor(Facet { ty: ty.clone(), splat: None, constant: false, param: false })
+                    Fact::Tensor(Facet { ty: ty.clone(), splat: None, known: Known::Running })
                 }),
                 _ => Fact::Unknown,
             },
@@ -192,8 +198,7 @@ impl Analysis<Node> for Facts {
                 let merged = Facet {
                     ty: b.ty.clone(),
                     splat: a.splat.clone().or_else(|| b.splat.clone()),
-                    constant: a.constant || b.constant,
-                    param: a.param || b.param,
+                    known: a.known.and(b.known),
                 };
                 let changed = DidMerge(merged != *a, merged != b);
                 *a = merged;

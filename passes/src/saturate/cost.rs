@@ -9,8 +9,9 @@ use lith_ir::decompose::decompose;
 use lith_ir::{Binary, DType, Dim, Graph, Op, Symbol, Symbols, Type, Unary, Value};
 use serde::{Deserialize, Serialize};
 
-use super::analysis::{Classes, Fact, op_of};
+use super::analysis::{Classes, Fact, Facet, op_of};
 use super::language::Node;
+use crate::weights::{Known, known_after};
 
 /// How fast a device is. `lith bench --calibrate` may write one; [`DeviceProfile::default`] is a desktop core.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,13 +105,17 @@ impl<'a> Costs<'a> {
         }
         let cost = (|| {
             let (op, operands) = op_of(classes, *head, children).ok()?;
-            let mut inputs: Vec<Option<(Type, bool)>> = Vec::with_capacity(operands.len());
-            for operand in operands {
-                inputs.push(match operand {
-                    Some(id) => classes[id].data.tensor().map(|f| (f.ty.clone(), f.param)),
-                    None => None,
-                });
+            let operands = operands.into_iter().map(|id| id.and_then(|id| classes[id].data.tensor()));
+            let operands: Vec<Option<&Facet>> = operands.collect();
+            // What follows from parameters is computed once, when weights are packed.
+            let types: Vec<Option<&Type>> = operands.iter().map(|f| f.map(|f| &f.ty)).collect();
+            let result = lith_ir::infer::result_types(&op, &types).ok()?.into_iter().next()?;
+            let known: Vec<Known> = operands.iter().flatten().map(|f| f.known).collect();
+            if known_after(&op, &known, &result, classes.analysis.allowed).weight().is_some() {
+                return Some(NODE_US);
             }
+            let inputs: Vec<Option<(Type, bool)>> =
+                operands.into_iter().map(|f| f.map(|f| (f.ty.clone(), f.param()))).collect();
             Some(self.op(&op, &inputs))
         })();
         // What has no type is never chosen.
@@ -161,6 +166,8 @@ impl<'a> Costs<'a> {
                 _ => 0.5,
             }),
             Op::Compare { .. } | Op::Select {} | Op::Cast { .. } => fused(0.5),
+            // Columns of what lies in memory are read there.
+            Op::Slice { axis, step: 1, .. } if axis + 1 == ty.rank() && *axis > 0 => 0.0,
             Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Pad { .. } => moved,
             Op::Gather { .. } => memory(self.bytes(&ty) * 2.0) + launch,
             Op::Reduce { axes, .. } => {

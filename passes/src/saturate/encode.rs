@@ -8,6 +8,7 @@ use lith_ir::{Class, Graph, GraphError, NodeId, Op, Value};
 use super::analysis::{Classes, Fact, Facts, Opaque, op_of};
 use super::language::{Head, Node};
 use super::rule::add_op;
+use crate::weights::GraphWeights;
 
 /// Constants of more elements than this are not looked into.
 const LARGEST_CONSTANT: i64 = 64;
@@ -34,14 +35,14 @@ fn is_opaque(graph: &Graph, node: NodeId) -> bool {
     }
 }
 
-/// The e-graph of a graph, and the choice of e-nodes that is the graph as it stands. `is_param` tells which arguments are
-/// parameters at every call.
+/// The e-graph of a graph, and the choice of e-nodes that is the graph as it stands. `weights` tells which arguments are
+/// parameters at every call, and how parameters are stored.
 ///
 /// # Errors
 /// When the graph has a cycle.
-pub fn encode(graph: &Graph, is_param: &dyn Fn(usize) -> bool) -> Result<(Encoded, BTreeMap<Id, Node>), GraphError> {
+pub fn encode(graph: &Graph, weights: &GraphWeights) -> Result<(Encoded, BTreeMap<Id, Node>), GraphError> {
     let mut encoded = Encoded {
-        classes: Classes::new(Facts::default()),
+        classes: Classes::new(Facts { allowed: weights.allowed, ..Facts::default() }),
         roots: Vec::new(),
         class_of: BTreeMap::new(),
         opaque: Vec::new(),
@@ -52,18 +53,14 @@ pub fn encode(graph: &Graph, is_param: &dyn Fn(usize) -> bool) -> Result<(Encode
         let operands: Vec<Option<Id>> =
             graph.operands(node).into_iter().map(|v| v.and_then(|v| encoded.class_of.get(&v).copied())).collect();
         let classes = &mut encoded.classes;
-        let known = if is_opaque(graph, node) { None } else { add_op(classes, &at.op, &operands, &mut Vec::new()) };
-        if let Some(id) = known {
+        let rewritten = if is_opaque(graph, node) { None } else { add_op(classes, &at.op, &operands, &mut Vec::new()) };
+        if let Some(id) = rewritten {
             encoded.class_of.insert(node.into(), id);
             continue;
         }
-        let param = match &at.op {
-            Op::Param { .. } => true,
-            Op::Arg { index, .. } => is_param(*index),
-            _ => false,
-        };
+        let known = weights.source(&at.op);
         let index = classes.analysis.opaque.len() as u32;
-        classes.analysis.opaque.push(Opaque { op: at.op.clone(), types: at.types.clone(), param });
+        classes.analysis.opaque.push(Opaque { op: at.op.clone(), types: at.types.clone(), known });
         encoded.opaque.push(node);
         let children = operands.into_iter().map(|o| o.unwrap_or_else(|| classes.add(Node::Absent))).collect();
         let id = classes.add(Node::Opaque(index, children));

@@ -73,9 +73,11 @@ pub fn extract(
     let mut best = (original.clone(), start);
     improve(classes, roots, &mut best, cost);
     let greedy = greedy(classes, cost);
+    share(classes, roots, &mut best, &greedy, cost);
     if let Some(sum) = total(classes, roots, &greedy, cost) {
-        let mut other = (greedy, sum);
+        let mut other = (greedy.clone(), sum);
         improve(classes, roots, &mut other, cost);
+        share(classes, roots, &mut other, &greedy, cost);
         // Of equals the one that is the graph as it was.
         if other.1 < best.1 * (1.0 - 1e-9) {
             best = other;
@@ -152,6 +154,67 @@ fn improve(classes: &Classes, roots: &[Id], best: &mut (Choice, f64), cost: &dyn
         }
         if best.1 >= before {
             return;
+        }
+    }
+}
+
+/// Whether only ops that take rows at any distance read these classes, be it through reshapes that keep rows: then columns of
+/// a wider value need no copy.
+fn read_in_place(classes: &Classes, roots: &[Id], choice: &Choice, columns: &BTreeSet<Id>) -> bool {
+    let last = |id: Id| classes[id].data.tensor().and_then(|t| t.ty.shape.last());
+    let mut strided = columns.clone();
+    // Operands come before what reads them only in the order of the graph, so this goes on until nothing is new.
+    loop {
+        let before = strided.len();
+        for id in reachable(classes, roots, choice) {
+            let Some(Node::Op(head, children)) = choice.get(&id) else { continue };
+            let reads = children.iter().any(|&c| strided.contains(&classes.find(c)));
+            match head.name() {
+                _ if !reads || strided.contains(&id) => {}
+                "attention" | "packed_attention" | "paged_attention" | "rope" | "cache_append" => {}
+                "reshape" if children.iter().any(|&c| last(c).is_some() && last(c) == last(id)) => {
+                    strided.insert(id);
+                }
+                _ => return false,
+            }
+        }
+        if strided.len() == before {
+            return !roots.iter().any(|&r| strided.contains(&classes.find(r)));
+        }
+    }
+}
+
+/// Lets all classes at once that could read one that nothing reads yet do so, where together they cost less: each alone would
+/// pay for it. `fallback` has nodes for classes that the choice has none for.
+fn share(
+    classes: &Classes,
+    roots: &[Id],
+    best: &mut (Choice, f64),
+    fallback: &Choice,
+    cost: &dyn Fn(Id, &Node) -> f64,
+) {
+    let used = reachable(classes, roots, &best.0);
+    let mut readers: BTreeMap<Id, BTreeMap<Id, &Node>> = BTreeMap::new();
+    for &id in &used {
+        for node in &classes[id].nodes {
+            for child in node.children().iter().map(|&c| classes.find(c)).filter(|c| !used.contains(c)) {
+                readers.entry(child).or_default().entry(id).or_insert(node);
+            }
+        }
+    }
+    for together in readers.into_values().filter(|r| r.len() > 1).take(TRIALS) {
+        let mut choice = best.0.clone();
+        for (id, node) in fallback {
+            choice.entry(*id).or_insert_with(|| node.clone());
+        }
+        choice.extend(together.iter().map(|(&id, &node)| (id, node.clone())));
+        let slices = together.into_iter().filter(|(_, node)| matches!(node, Node::Op(h, _) if h.name() == "slice"));
+        if !read_in_place(classes, roots, &choice, &slices.map(|(id, _)| id).collect()) {
+            continue;
+        }
+        match total(classes, roots, &choice, cost) {
+            Some(sum) if sum < best.1 * (1.0 - 1e-9) => *best = (choice, sum),
+            _ => {}
         }
     }
 }

@@ -135,7 +135,15 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("boolean", |a| holds(ty(a, 0)?.dtype == DType::Bool)),
     // Floats that composites compute in.
     ("wide", |a| holds(matches!(ty(a, 0)?.dtype, DType::F32 | DType::F64))),
-    ("param", |a| holds(tensor(a, 0)?.param)),
+    ("param", |a| holds(tensor(a, 0)?.param())),
+    // A weight that may be computed with when weights are packed.
+    ("plain", |a| holds(tensor(a, 0)?.known.weight().is_some_and(|w| w.stored == 0 && !w.shared))),
+    // Weights that can be stored one after the other.
+    ("alike", |a| {
+        let weights = (0..a.len()).map(|i| tensor(a, i)?.known.weight().filter(|w| !w.shared));
+        let weights: Vec<_> = weights.collect::<Option<_>>()?;
+        holds(weights.windows(2).all(|w| w[0].stored == w[1].stored))
+    }),
     // Premises on types and attributes.
     ("same", |a| {
         holds(match (a.first()?, a.get(1)?) {
@@ -179,6 +187,12 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("greater", |a| float(number(a, 0)?.max(number(a, 1)?))),
     ("lesser", |a| float(number(a, 0)?.min(number(a, 1)?))),
     ("last_size", |a| float(ty(a, 0)?.shape.last()?.as_const()? as f64)),
+    // Zeros for the rows of a weight: a bias that is none.
+    ("no_bias", |a| {
+        let w = ty(a, 0)?;
+        let n = usize::try_from(w.shape.first()?.as_const()?).ok()?;
+        Literal::new(w.dtype, vec![n], vec![0; n.checked_mul(w.dtype.size())?]).map(|zeros| Attr::of(&zeros))
+    }),
     // Shapes and axes.
     ("shape", |a| shape(dims(a, 0)?)),
     ("dtype", |a| Some(Attr::of(&ty(a, 0)?.dtype))),

@@ -17,19 +17,21 @@ pub mod language;
 pub mod rule;
 pub mod rules;
 pub mod sample;
+mod siblings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use egg::{BackoffScheduler, Id, Runner, StopReason};
-use lith_ir::{Graph, GraphError, Op, Program, Symbols};
+use lith_ir::{Graph, GraphError, Symbols};
 use serde::{Deserialize, Serialize};
 
 pub use cost::DeviceProfile;
 pub use explain::Rewrite;
 pub use rule::{Numeric, Rule};
 
+use crate::weights::{self, GraphWeights};
 use crate::{Compiled, Options, PassError, canonicalize};
 use analysis::Classes;
 use cost::{Costs, node_cost};
@@ -127,12 +129,12 @@ pub struct Saturation<'g> {
 }
 
 impl<'g> Saturation<'g> {
-    /// The graph as it stands; `is_param` tells which of its arguments are parameters at every call.
+    /// The graph as it stands, and which of its values are weights.
     ///
     /// # Errors
     /// When the graph has a cycle.
-    pub fn new(graph: &'g Graph, is_param: &dyn Fn(usize) -> bool) -> Result<Self, GraphError> {
-        let (encoded, original) = encode::encode(graph, is_param)?;
+    pub fn new(graph: &'g Graph, weights: &GraphWeights) -> Result<Self, GraphError> {
+        let (encoded, original) = encode::encode(graph, weights)?;
         Ok(Saturation { graph, encoded, original, iterations: 0, stopped: String::new() })
     }
 
@@ -155,6 +157,20 @@ impl<'g> Saturation<'g> {
         }
         .into();
         self.encoded.classes = runner.egraph;
+        self.merge_siblings(rules);
+    }
+
+    /// Finds layers of one input, and lets the rules that make one layer of them run on them.
+    fn merge_siblings(&mut self, rules: &Rules) {
+        let layers = siblings::layers(self.graph, &self.encoded);
+        let classes = &mut self.encoded.classes;
+        let rule_of = |name: &str| rules.rows.iter().position(|r| r.name == name);
+        for (rule, class) in siblings::gather(classes, &layers, &rule_of) {
+            let rewrite = &rules.rewrites[rule];
+            let found = egg::Searcher::search_eclass(&*rewrite.searcher, classes, classes.find(class));
+            rewrite.apply(classes, &found.into_iter().collect::<Vec<_>>());
+            classes.rebuild();
+        }
     }
 
     /// The cheapest graph found, unless that is the graph as it was; what it and the original cost; and what led to it.
@@ -209,47 +225,16 @@ impl<'g> Saturation<'g> {
     }
 }
 
-/// The arguments of each function that are parameters at every call.
-fn param_args(program: &Program) -> BTreeMap<String, BTreeSet<usize>> {
-    let mut given: BTreeMap<String, BTreeSet<usize>> =
-        program.functions.iter().map(|(name, g)| (name.clone(), (0..g.args().len()).collect())).collect();
-    // What falls out in a caller falls out in what it calls, so this goes on until nothing does.
-    loop {
-        let mut fallen: Vec<(String, usize)> = Vec::new();
-        for (name, graph) in program.graphs() {
-            for call in graph.petgraph().node_indices() {
-                let Op::Call { function, .. } = &graph.node(call).op else { continue };
-                for (i, operand) in graph.inputs(call).into_iter().enumerate() {
-                    let param = match &graph.node(operand.node).op {
-                        Op::Param { .. } => true,
-                        Op::Arg { index, .. } => given.get(name).is_some_and(|args| args.contains(index)),
-                        _ => false,
-                    };
-                    if !param && given.get(function).is_some_and(|args| args.contains(&i)) {
-                        fallen.push((function.clone(), i));
-                    }
-                }
-            }
-        }
-        if fallen.is_empty() {
-            return given;
-        }
-        for (function, i) in fallen {
-            given.entry(function).or_default().remove(&i);
-        }
-    }
-}
-
 pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
     let program = &mut compiled.program;
     let rules = rules_of(options.numeric).map_err(|e| PassError::broken("", e))?;
-    let params = param_args(program);
+    let weights = weights::find(program, &options.stored, options.numeric);
     let symbols: Symbols = program.symbols.clone();
     for (name, graph) in program.functions.iter_mut().chain(&mut program.entries) {
         let costs = Costs::new(&options.device, &symbols);
         let in_graph = PassError::in_graph(name);
-        let is_param = |i: usize| params.get(name).is_some_and(|args| args.contains(&i));
-        let mut saturation = Saturation::new(graph, &is_param).map_err(&in_graph)?;
+        let weights = weights.get(name).cloned().unwrap_or_default();
+        let mut saturation = Saturation::new(graph, &weights).map_err(&in_graph)?;
         saturation.run(rules, &options.saturation);
         let (found, report, rewrites) = saturation.extract(name, rules, &costs).map_err(&in_graph)?;
         tracing::debug!(

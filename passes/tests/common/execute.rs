@@ -105,13 +105,25 @@ impl<'a> Execution<'a> {
             }
             Place::Arg(i) => args[*i].to_bytes(),
             Place::Result(i) => results[*i].as_ref().expect("a result is read before it is stored").to_bytes(),
-            Place::Param(name) => self.params[name].to_bytes(),
+            Place::Param(name) => match self.params.get(name) {
+                Some(param) => param.to_bytes(),
+                None => {
+                    let interpreter = Interpreter::new(&self.compiled.program, Mode::Rounded).unwrap();
+                    interpreter.derive(name, &|n| self.params.get(n).cloned()).unwrap().to_bytes()
+                }
+            },
             Place::Const => match &graph.node(value.node).op {
                 Op::Const { value } => value.bytes().to_vec(),
                 other => panic!("`{}` as constant", other.name()),
             },
             Place::State(name) => self.states[name].to_bytes(),
-            Place::Alias(of) => self.read(graph, plan, base, args, results, *of).to_bytes(),
+            Place::Alias(of) => {
+                let whole = self.read(graph, plan, base, args, results, *of);
+                match &graph.node(value.node).op {
+                    Op::Slice { start, stop, .. } => columns(&whole, self.size(start)..self.size(stop)),
+                    _ => whole.to_bytes(),
+                }
+            }
         };
         Tensor::from_bytes(ty.dtype, &shape, &bytes).unwrap()
     }
@@ -166,4 +178,14 @@ impl<'a> Execution<'a> {
         program.entries.insert("main".into(), small);
         Interpreter::new(&program, Mode::Rounded).unwrap().run_pure("main", &args).unwrap()
     }
+}
+
+/// The bytes of columns of a tensor.
+fn columns(whole: &Tensor, columns: std::ops::Range<usize>) -> Vec<u8> {
+    let (bytes, size) = (whole.to_bytes(), whole.dtype().size());
+    let row = whole.shape().last().copied().unwrap_or(0) * size;
+    if row == 0 {
+        return Vec::new();
+    }
+    bytes.chunks(row).flat_map(|row| row[columns.start * size..columns.end * size].to_vec()).collect()
 }

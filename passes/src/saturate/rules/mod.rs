@@ -3,13 +3,16 @@
 mod algebra;
 mod attention;
 mod contraction;
+mod folding;
 mod movement;
 mod norms;
 mod quantize;
 mod recognize;
 mod rope;
+mod siblings;
 
 use super::rule::Rule;
+pub use siblings::SIBLINGS;
 
 /// A theme: its name, and its rules.
 pub type Table = (&'static str, fn() -> Vec<Rule>);
@@ -19,6 +22,8 @@ pub const TABLES: &[Table] = &[
     ("algebra", algebra::rules),
     ("movement", movement::rules),
     ("contraction", contraction::rules),
+    ("folding", folding::rules),
+    ("siblings", siblings::rules),
     ("recognize", recognize::rules),
     ("norms", norms::rules),
     ("attention", attention::rules),

@@ -12,6 +12,7 @@ use super::draw::{Bindings, Draw, Operand, Wanted, name_of, value_of};
 use crate::saturate::analysis::{Classes, Facts, Opaque, op_of};
 use crate::saturate::language::Node;
 use crate::saturate::rule::{Compiled, Numeric, Rule, add_op, matches};
+use crate::weights::{Known, Weight};
 
 /// What trying a rule came to.
 #[derive(Clone, Debug)]
@@ -56,6 +57,10 @@ fn wanted(rule: &Rule, compiled: &Compiled) -> Wanted {
             .map(str::to_string)
             .collect()
     };
+    let all = |premise: &str| -> Vec<String> {
+        let after = rule.when.split(&format!("(@{premise} ")).nth(1).and_then(|rest| rest.split(')').next());
+        after.into_iter().flat_map(str::split_whitespace).map(|v| v.trim_start_matches('?').to_string()).collect()
+    };
     let has = |premise: &str| rule.when.contains(&format!("(@{premise} "));
     let dtypes = if has("integer") {
         vec![DType::I32, DType::I8]
@@ -77,7 +82,7 @@ fn wanted(rule: &Rule, compiled: &Compiled) -> Wanted {
             .filter_map(|(at, m)| rule.when[at + m.len()..].split(')').next()?.split_once(" ?"))
             .map(|(n, x)| (n.to_string(), x.to_string()))
             .collect(),
-        params: with("param"),
+        params: [with("param"), with("plain"), all("alike")].concat(),
         dtypes,
     }
 }
@@ -170,8 +175,9 @@ impl Bench {
             Operand::Tensor(ty) | Operand::Param(ty) | Operand::SomeTrue(ty) => {
                 let index = self.args.len();
                 let param = matches!(operand, Operand::Param(_));
+                let known = if param { Known::Packing(Weight::default()) } else { Known::Running };
                 let op = Op::Arg { index, name: format!("x{index}"), ty: ty.clone() };
-                self.classes.analysis.opaque.push(Opaque { op, types: vec![ty.clone()], param });
+                self.classes.analysis.opaque.push(Opaque { op, types: vec![ty.clone()], known });
                 self.args.push((ty.clone(), operand.clone()));
                 Some(self.classes.add(Node::Opaque(index as u32, Vec::new())))
             }

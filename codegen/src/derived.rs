@@ -1,0 +1,161 @@
+//! Parameters that follow from others: how they are stored, and their values, computed while weights are packed. What is
+//! only rows of several parameters one after the other is put together as it is stored, codes included; anything else is
+//! computed by the reference interpreter, every result rounded to its type.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use lith_ir::interp::{Interpreter, Mode, Tensor};
+use lith_ir::quant::{QuantMatrix, Storage};
+use lith_ir::{DType, Graph, Op, Program, Value};
+
+use crate::CodegenError;
+use crate::artifact::{WeightData, convert};
+
+/// The derived parameters of a program.
+#[derive(Clone, Debug)]
+pub(crate) struct Derived {
+    program: Program,
+    interpreter: Interpreter,
+}
+
+impl Derived {
+    /// Those of a program.
+    ///
+    /// # Errors
+    /// When they are not sound.
+    pub fn new(program: &Program) -> Result<Derived, CodegenError> {
+        let program = Program {
+            name: program.name.clone(),
+            params: program.params.clone(),
+            derived: program.derived.clone(),
+            symbols: program.symbols.clone(),
+            ..Program::default()
+        };
+        let interpreter = Interpreter::new(&program, Mode::Rounded)
+            .map_err(|e| CodegenError::Internal { what: "derived parameters".into(), problem: e.to_string() })?;
+        Ok(Derived { program, interpreter })
+    }
+
+    /// Whether a parameter is derived.
+    pub fn contains(&self, name: &str) -> bool {
+        self.program.derived.contains_key(name)
+    }
+
+    /// How a parameter is stored, derived or not: as `storage` tells of those that it follows from. Where these are
+    /// floats of several types, as `f32`.
+    pub fn storage(&self, name: &str, storage: &dyn Fn(&str) -> Storage) -> Storage {
+        let Some(graph) = self.program.derived.get(name) else { return storage(name) };
+        let found: BTreeSet<Storage> = sources(graph).into_iter().map(storage).collect();
+        match found.first() {
+            Some(&one) if found.len() == 1 => one,
+            _ => Storage::Float(DType::F32),
+        }
+    }
+
+    /// The value of a derived parameter, from those that `weights` gives.
+    ///
+    /// # Errors
+    /// When one is not to be had, or not what the program says.
+    pub fn value<'w, E: From<CodegenError>>(
+        &self,
+        name: &str,
+        weights: &mut dyn FnMut(&str) -> Result<WeightData<'w>, E>,
+    ) -> Result<WeightData<'w>, E> {
+        let wrong = |problem: String| CodegenError::Weight { name: name.into(), problem };
+        let graph = self.program.derived.get(name).ok_or_else(|| wrong("is not derived".into()))?;
+        let mut given: BTreeMap<&str, WeightData<'w>> = BTreeMap::new();
+        for source in sources(graph) {
+            given.insert(source, weights(source)?);
+        }
+        if let Some(parts) = rows(graph)
+            && let Some(data) = joined(&parts.iter().filter_map(|p| given.get(p)).collect::<Vec<_>>())
+        {
+            return Ok(data);
+        }
+        let mut tensors = BTreeMap::new();
+        for (source, data) in given {
+            let wrong = |problem: String| CodegenError::Weight { name: source.into(), problem };
+            let ty = self.program.params.get(source).ok_or_else(|| wrong("is not one of the program".into()))?;
+            let shape = ty.static_shape().ok_or_else(|| wrong(format!("{ty} has no fixed size")))?;
+            let WeightData::Elements { dtype, bytes } = data else {
+                return Err(wrong(format!("codes, which `{name}` cannot be computed from")).into());
+            };
+            let bytes = convert(dtype, &bytes, ty.dtype).ok_or_else(|| wrong(format!("{dtype} for {}", ty.dtype)))?;
+            let tensor = Tensor::from_bytes(ty.dtype, &shape, &bytes).map_err(|e| wrong(e.to_string()))?;
+            tensors.insert(source, tensor);
+        }
+        let value = self.interpreter.derive(name, &|n| tensors.get(n).cloned()).map_err(|e| wrong(e.to_string()))?;
+        Ok(WeightData::Elements { dtype: value.dtype(), bytes: value.to_bytes().into() })
+    }
+}
+
+/// The parameters that a graph reads.
+fn sources(graph: &Graph) -> BTreeSet<&str> {
+    let name = |op| match op {
+        &Op::Param { ref name, .. } => Some(name.as_str()),
+        _ => None,
+    };
+    graph.petgraph().node_weights().filter_map(|n| name(&n.op)).collect()
+}
+
+/// The parameters of which a derived one is the rows one after the other, if it is.
+fn rows(graph: &Graph) -> Option<Vec<&str>> {
+    fn collect<'g>(graph: &'g Graph, value: Value, out: &mut Vec<&'g str>) -> Option<()> {
+        match &graph.get(value.node)?.op {
+            Op::Param { name, .. } => out.push(name),
+            Op::Concat { axis: 0 } => {
+                graph.inputs(value.node).into_iter().try_for_each(|v| collect(graph, v, out))?;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+    let mut found = Vec::new();
+    collect(graph, graph.results().first()?.1, &mut found)?;
+    Some(found)
+}
+
+/// Parts one after the other; `None` when they are not stored alike.
+fn joined<'w>(parts: &[&WeightData<'w>]) -> Option<WeightData<'w>> {
+    match parts.first()? {
+        WeightData::Elements { dtype, .. } => {
+            let mut all = Vec::new();
+            for part in parts {
+                match part {
+                    WeightData::Elements { dtype: d, bytes } if d == dtype => all.extend_from_slice(bytes),
+                    _ => return None,
+                }
+            }
+            Some(WeightData::Elements { dtype: *dtype, bytes: Cow::Owned(all) })
+        }
+        WeightData::Quantized(first) => {
+            let mut all = first.clone();
+            for part in &parts[1..] {
+                let WeightData::Quantized(QuantMatrix {
+                    scheme,
+                    rows,
+                    cols,
+                    codes,
+                    scales,
+                    mins,
+                    sub_scales,
+                    sub_mins,
+                }) = part
+                else {
+                    return None;
+                };
+                if (*scheme, *cols) != (all.scheme, all.cols) {
+                    return None;
+                }
+                all.rows += rows;
+                all.codes.extend_from_slice(codes);
+                all.scales.extend_from_slice(scales);
+                all.mins.extend_from_slice(mins);
+                all.sub_scales.extend_from_slice(sub_scales);
+                all.sub_mins.extend_from_slice(sub_mins);
+            }
+            Some(WeightData::Quantized(all))
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Which values are known when weights are packed: parameters, arguments that are parameters at every call, and what is
+//! computed from those and from constants alone. Knows no rule and no cost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lith_ir::quant::Storage;
+use lith_ir::{Binary, Class, Graph, Op, Program, Type, Unary};
+
+use crate::saturate::Numeric;
+
+/// A value that is known when weights are packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// How it is stored: equal numbers in one graph stand for equal storage at every call. 0 is what nothing special was
+    /// asked for: plain floats, that may be computed with. Others are codes, or floats that a file brought: they can be put
+    /// one after the other, and rounding anything made of them again would change them.
+    pub stored: u32,
+    /// Whether something else reads it too, so that a value made of it lies beside it in memory. Only matrices count.
+    pub shared: bool,
+}
+
+/// When a value is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Known {
+    /// When the program runs.
+    #[default]
+    Running,
+    /// As soon as the program is: it depends on no parameter.
+    Constant,
+    /// When weights are packed.
+    Packing(Weight),
+}
+
+impl Known {
+    /// The weight, if it is one.
+    pub fn weight(self) -> Option<Weight> {
+        match self {
+            Known::Packing(weight) => Some(weight),
+            Known::Running | Known::Constant => None,
+        }
+    }
+
+    /// What is known of a value about which two things are known.
+    pub fn and(self, other: Known) -> Known {
+        match (self, other) {
+            (Known::Constant, _) | (_, Known::Constant) => Known::Constant,
+            (Known::Packing(a), Known::Packing(b)) => {
+                // The easier to compute with; what is made is read by nothing else yet.
+                let easier = |w: &Weight| (w.stored, w.shared);
+                Known::Packing(if easier(&a) <= easier(&b) { a } else { b })
+            }
+            (Known::Packing(w), Known::Running) | (Known::Running, Known::Packing(w)) => Known::Packing(w),
+            (Known::Running, Known::Running) => Known::Running,
+        }
+    }
+}
+
+/// When the result of an op is known, of type `ty` and on operands of which this is known. `allowed` is how much numbers may
+/// change: sums come out in another order than in compiled code.
+pub fn known_after(op: &Op, operands: &[Known], ty: &Type, allowed: Numeric) -> Known {
+    let weights: Vec<Weight> = operands.iter().filter_map(|k| k.weight()).collect();
+    let exact = match op {
+        Op::Const { .. } | Op::Iota { .. } => return Known::Constant,
+        Op::Binary { f } => !matches!(f, Binary::Pow | Binary::Rem),
+        Op::Unary { f } => {
+            !matches!(f, Unary::Exp | Unary::Log | Unary::Sin | Unary::Cos | Unary::Tanh | Unary::Erf | Unary::Rsqrt)
+        }
+        Op::Compare { .. }
+        | Op::Select {}
+        | Op::Cast { .. }
+        | Op::Reshape { .. }
+        | Op::Transpose { .. }
+        | Op::Broadcast { .. }
+        | Op::Slice { .. }
+        | Op::Concat { .. }
+        | Op::Pad { .. }
+        | Op::Gather { .. } => true,
+        op => match op.class() {
+            Class::Source | Class::Control => return Known::Running,
+            Class::Primitive | Class::Composite => false,
+        },
+    };
+    if operands.is_empty() || operands.contains(&Known::Running) || ty.static_shape().is_none() {
+        return Known::Running;
+    }
+    let Some(first) = weights.first() else { return Known::Constant };
+    let alike = weights.iter().all(|w| w.stored == first.stored);
+    let rows = matches!(op, Op::Concat { axis: 0 }) && weights.len() == operands.len() && alike;
+    let plain = weights.iter().all(|w| w.stored == 0) && (exact || allowed != Numeric::Exact);
+    if weights.iter().any(|w| w.shared) || !(rows || plain) {
+        return Known::Running;
+    }
+    Known::Packing(*first)
+}
+
+/// The weights of one graph.
+#[derive(Clone, Debug, Default)]
+pub struct GraphWeights {
+    params: BTreeMap<String, Weight>,
+    args: BTreeMap<usize, Weight>,
+    /// How much numbers may change.
+    pub allowed: Numeric,
+}
+
+impl GraphWeights {
+    /// Forgets which weights something else reads too.
+    pub fn settle(&mut self) {
+        for weight in self.params.values_mut().chain(self.args.values_mut()) {
+            weight.shared = false;
+        }
+    }
+
+    /// When the value that a source brings is known.
+    pub fn source(&self, op: &Op) -> Known {
+        let weight = match op {
+            Op::Param { name, .. } => Some(self.params.get(name).copied().unwrap_or_default()),
+            Op::Arg { index, .. } => self.args.get(index).copied(),
+            Op::Const { .. } | Op::Iota { .. } => return Known::Constant,
+            _ => None,
+        };
+        weight.map_or(Known::Running, Known::Packing)
+    }
+}
+
+/// Where calls of a function stand.
+type Calls<'p> = BTreeMap<&'p str, Vec<(&'p str, &'p Graph, lith_ir::NodeId)>>;
+
+fn calls(program: &Program) -> Calls<'_> {
+    let mut calls = Calls::new();
+    for (name, graph) in program.graphs() {
+        for node in graph.petgraph().node_indices() {
+            if let Op::Call { function, .. } = &graph.node(node).op {
+                calls.entry(function).or_default().push((name, graph, node));
+            }
+        }
+    }
+    calls
+}
+
+/// The weights of every graph of a program, by name. `stored` has the parameters that are not stored as plain floats of the
+/// type that is the default.
+pub fn find(program: &Program, stored: &BTreeMap<String, Storage>, allowed: Numeric) -> BTreeMap<String, GraphWeights> {
+    let calls = calls(program);
+    // For each argument the parameters that it is, call by call; nothing for one that is something else at some call.
+    let mut leaves: BTreeMap<(&str, usize), Option<Vec<&str>>> = BTreeMap::new();
+    for (name, graph) in &program.functions {
+        for index in 0..graph.args().len() {
+            leaves_of(name, index, &calls, &mut leaves);
+        }
+    }
+    let names_of = |graph: &str, op: &Op| -> Option<Vec<String>> {
+        match op {
+            Op::Param { name, .. } => Some(vec![name.clone()]),
+            Op::Arg { index, .. } => {
+                leaves.get(&(graph, *index))?.as_ref().map(|l| l.iter().map(|n| n.to_string()).collect())
+            }
+            _ => None,
+        }
+    };
+    // Who reads each parameter, calls aside.
+    let mut readers: BTreeMap<String, BTreeSet<(&str, lith_ir::NodeId, usize)>> = BTreeMap::new();
+    for (name, graph) in program.graphs() {
+        for node in graph.petgraph().node_indices() {
+            let Some(params) = names_of(name, &graph.node(node).op) else { continue };
+            let users = graph.users(node.into());
+            let reads = users.into_iter().filter(|(user, _)| !matches!(graph.node(*user).op, Op::Call { .. }));
+            let reads: Vec<_> = reads.map(|(user, operand)| (name, user, operand)).collect();
+            for param in params {
+                readers.entry(param).or_default().extend(reads.iter().copied());
+            }
+        }
+    }
+    let mut kinds: Vec<Vec<Option<Storage>>> = Vec::new();
+    let mut weight = |params: &[String], ty: &Type| {
+        let kind: Vec<Option<Storage>> = params.iter().map(|p| stored.get(p).copied()).collect();
+        let stored = if kind.iter().all(Option::is_none) {
+            0
+        } else {
+            let known = kinds.iter().position(|k| *k == kind);
+            1 + known.unwrap_or_else(|| {
+                kinds.push(kind);
+                kinds.len() - 1
+            })
+        };
+        let shared = ty.rank() >= 2 && params.iter().any(|p| readers.get(p).is_some_and(|r| r.len() > 1));
+        Weight { stored: u32::try_from(stored).unwrap_or(u32::MAX), shared }
+    };
+    let mut found = BTreeMap::new();
+    for (name, graph) in program.graphs() {
+        let mut here = GraphWeights { allowed, ..GraphWeights::default() };
+        for node in graph.petgraph().node_indices() {
+            let op = &graph.node(node).op;
+            let Some(params) = names_of(name, op) else { continue };
+            let weight = weight(&params, graph.ty(node.into()));
+            match op {
+                Op::Param { name, .. } => drop(here.params.insert(name.clone(), weight)),
+                Op::Arg { index, .. } => drop(here.args.insert(*index, weight)),
+                _ => {}
+            }
+        }
+        found.insert(name.to_string(), here);
+    }
+    found
+}
+
+/// The parameters that an argument of a function is, call by call.
+fn leaves_of<'p>(
+    function: &'p str,
+    index: usize,
+    calls: &Calls<'p>,
+    known: &mut BTreeMap<(&'p str, usize), Option<Vec<&'p str>>>,
+) -> Option<Vec<&'p str>> {
+    if let Some(found) = known.get(&(function, index)) {
+        return found.clone();
+    }
+    let mut params = Some(Vec::new());
+    for (caller, graph, call) in calls.get(function).map(Vec::as_slice).unwrap_or_default() {
+        let more = graph.inputs(*call).get(index).and_then(|v| match &graph.node(v.node).op {
+            Op::Param { name, .. } => Some(vec![name.as_str()]),
+            Op::Arg { index, .. } => leaves_of(caller, *index, calls, known),
+            _ => None,
+        });
+        params = params.zip(more).map(|(mut all, more)| {
+            all.extend(more);
+            all
+        });
+    }
+    known.insert((function, index), params.clone());
+    params
+}

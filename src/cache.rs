@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use lith_passes::saturate::{Block, Memo, Store};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
@@ -18,7 +20,7 @@ pub struct Cache {
 }
 
 /// Known hashes of files, by path, size and time of change, so that gigabytes of weights are read once.
-type Memo = BTreeMap<String, String>;
+type Hashes = BTreeMap<String, String>;
 
 impl Cache {
     /// The cache in this folder, made when it is not there.
@@ -53,15 +55,9 @@ impl Cache {
     /// When a file cannot be read.
     pub fn artifact(&self, files: &[PathBuf], settings: &[&str]) -> Result<PathBuf> {
         let memo_path = self.folder.join("hashes.json");
-        let mut memo: Memo =
+        let mut memo: Hashes =
             fs::read(&memo_path).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
-        let mut hash = Sha256::new();
-        // The version, and which build of it: two builds of one version may generate different code.
-        let build = std::env::current_exe().and_then(|exe| stamp(&exe)).unwrap_or_default();
-        for setting in [env!("CARGO_PKG_VERSION"), &build].iter().chain(settings) {
-            hash.update((setting.len() as u64).to_le_bytes());
-            hash.update(setting.as_bytes());
-        }
+        let mut hash = hash_of(settings);
         let mut learned = false;
         for file in files {
             let stamp = stamp(file).map_err(|e| Error::io(file, e))?;
@@ -83,6 +79,63 @@ impl Cache {
             let _ = serde_json::to_vec(&memo).map(|b| write_atomic(&memo_path, &b));
         }
         Ok(self.folder.join(format!("{}.lith", &hex(&hash.finalize())[..32])))
+    }
+}
+
+/// A hash that has taken in the version, and which build of it, since two builds of one version may generate different
+/// code; and these settings.
+fn hash_of(settings: &[&str]) -> Sha256 {
+    let mut hash = Sha256::new();
+    let build = std::env::current_exe().and_then(|exe| stamp(&exe)).unwrap_or_default();
+    for setting in [env!("CARGO_PKG_VERSION"), &build].iter().chain(settings) {
+        hash.update((setting.len() as u64).to_le_bytes());
+        hash.update(setting.as_bytes());
+    }
+    hash
+}
+
+/// What equality saturation made of graphs, in the folder `blocks` of a cache: one file each, named by the hash of what it
+/// was made of, of a line with the hash of the rest and the rest, JSON. A file that is not whole counts as none.
+#[derive(Clone, Debug)]
+pub struct Blocks {
+    folder: PathBuf,
+}
+
+impl Blocks {
+    /// Those of a cache; the folder is made when it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn of(cache: &Cache) -> Result<Blocks> {
+        let folder = cache.folder.join("blocks");
+        fs::create_dir_all(&folder).map_err(|e| unwritable(&folder, e))?;
+        Ok(Blocks { folder })
+    }
+
+    /// Those of the user's cache; none when there is no place for it.
+    pub fn of_user() -> Memo {
+        let blocks = Cache::open().and_then(|cache| Blocks::of(&cache)).ok();
+        Memo(blocks.map(|blocks| Arc::new(blocks) as Arc<dyn Store>))
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.folder.join(format!("{}.json", &hex(&hash_of(&[key]).finalize())[..32]))
+    }
+}
+
+impl Store for Blocks {
+    fn get(&self, key: &str) -> Option<Block> {
+        let text = fs::read_to_string(self.path(key)).ok()?;
+        let (hash, json) = text.split_once('\n')?;
+        let whole = hash == hex(&Sha256::digest(json.as_bytes()));
+        serde_json::from_str(json).ok().filter(|_| whole)
+    }
+
+    fn put(&self, key: &str, block: &Block) {
+        let Ok(json) = serde_json::to_string(block) else { return };
+        let text = format!("{}\n{json}", hex(&Sha256::digest(json.as_bytes())));
+        // What cannot be kept costs time, nothing else.
+        let _ = write_atomic(&self.path(key), text.as_bytes());
     }
 }
 
@@ -142,6 +195,31 @@ mod tests {
         assert_ne!(first, cache.artifact(&files, &["native"]).unwrap());
         fs::write(&file, b"one").unwrap();
         assert_eq!(first, cache.artifact(&files, &["native"]).unwrap());
+    }
+
+    #[test]
+    fn blocks_come_back_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocks = Blocks::of(&Cache::at(folder.path().into()).unwrap()).unwrap();
+        let block: Block = serde_json::from_value(serde_json::json!({
+            "found": "program \"\"\n",
+            "report": {
+                "graph": "layer", "runs": 0, "cost_before_us": 2.5, "cost_after_us": 0.1, "kernels_before": 0,
+                "kernels_after": 0, "refused": false, "nodes": 9, "classes": 7, "iterations": 1, "stopped": "saturated"
+            },
+            "rewrites": []
+        }))
+        .unwrap();
+        assert_eq!(blocks.get("key"), None);
+        blocks.put("key", &block);
+        assert_eq!((blocks.get("key"), blocks.get("other")), (Some(block.clone()), None));
+        let whole = fs::read(blocks.path("key")).unwrap();
+        for cut in 0..whole.len() {
+            fs::write(blocks.path("key"), &whole[..cut]).unwrap();
+            assert_eq!(blocks.get("key"), None, "cut to {cut}");
+        }
+        blocks.put("key", &block);
+        assert_eq!(blocks.get("key"), Some(block));
     }
 
     #[test]

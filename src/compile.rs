@@ -1,11 +1,12 @@
 //! The way a model goes: traced program, passes, machine code, artifact.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use lith_codegen::{Target, WeightData, WeightStorage};
 use lith_ir::DType;
 use lith_ir::quant::Storage;
-use lith_passes::saturate::Numeric;
+use lith_passes::saturate::{Budget, DeviceProfile, Memo, Numeric};
 use lith_passes::{Compiled, Stage};
 use lith_runtime::model::ENTRY;
 
@@ -21,6 +22,9 @@ pub const QUANTIZATION_REPORT: &str = "quantization.json";
 /// Name of the asset with what equality saturation did.
 pub const SATURATION_REPORT: &str = "saturation.json";
 
+/// A part of compilation and how long it took.
+pub type Timing = (String, Duration);
+
 /// How a model is compiled.
 #[derive(Clone)]
 pub struct CompileOptions {
@@ -32,6 +36,12 @@ pub struct CompileOptions {
     pub quantization: Quantization,
     /// How much rewrites may change numbers.
     pub numeric: Numeric,
+    /// The device that costs are estimated for.
+    pub device: DeviceProfile,
+    /// Whether equality saturation runs.
+    pub saturate: bool,
+    /// Where what it made of graphs is kept; nowhere by default.
+    pub memo: Memo,
 }
 
 impl CompileOptions {
@@ -49,7 +59,28 @@ impl CompileOptions {
             }
         };
         let target = Target::new(target).map_err(Error::input)?;
-        Ok(CompileOptions { storage, target, quantization: Quantization::default(), numeric: Numeric::default() })
+        Ok(CompileOptions {
+            storage,
+            target,
+            quantization: Quantization::default(),
+            numeric: Numeric::default(),
+            device: DeviceProfile::default(),
+            saturate: true,
+            memo: Memo::default(),
+        })
+    }
+}
+
+impl CompileOptions {
+    /// The options of the passes, as far as they do not hang on a model's weights.
+    pub fn of_passes(&self) -> lith_passes::Options {
+        lith_passes::Options {
+            numeric: self.numeric,
+            device: self.device.clone(),
+            memo: self.memo.clone(),
+            saturation: if self.saturate { Budget::default() } else { Budget::NONE },
+            ..lith_passes::Options::default()
+        }
     }
 }
 
@@ -84,8 +115,7 @@ pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>
         rounding: options.quantization.rounding,
         int8_activations: matrices.linear.clone(),
         stored: storage.storage.clone(),
-        numeric: options.numeric,
-        ..lith_passes::Options::default()
+        ..options.of_passes()
     };
     let compiled = lith_passes::run(program.clone(), &pass_options).map_err(Error::failure)?;
     drop(program);
@@ -104,12 +134,14 @@ impl Compilation {
         lith_codegen::compile(program, plan, &self.options.target, &storage).map_err(Error::failure)
     }
 
-    /// Writes the artifact under a temporary name, then renames it.
+    /// Writes the artifact under a temporary name, then renames it; tells how long code generation and writing took.
     ///
     /// # Errors
     /// When code generation fails, a weight cannot be read, or the file cannot be written; nothing is then left of it.
-    pub fn write_artifact(&self, path: &Path) -> Result<()> {
+    pub fn write_artifact(&self, path: &Path) -> Result<Vec<Timing>> {
+        let start = Instant::now();
         let mut module = self.module()?;
+        let generated = Instant::now();
         module.set_model(serde_json::to_value(&self.model.info).map_err(Error::failure)?);
         module.set_plan_text(self.plan_text());
         let report = serde_json::to_vec(&self.storage.report).map_err(Error::failure)?;
@@ -121,7 +153,8 @@ impl Compilation {
         let saturation = serde_json::to_vec(&self.compiled.saturation).map_err(Error::failure)?;
         assets.push((SATURATION_REPORT, &saturation));
         let mut weights = |name: &str| self.weight(name);
-        lith_codegen::write_artifact(path, &module, &mut weights, &assets)
+        lith_codegen::write_artifact(path, &module, &mut weights, &assets)?;
+        Ok(vec![("code".into(), generated - start), ("weights".into(), generated.elapsed())])
     }
 
     /// A parameter as it is to be stored.
@@ -146,14 +179,15 @@ impl Compilation {
     ///
     /// # Errors
     /// As [`Compilation::write_artifact`], and when there is no runner.
-    pub fn write_executable(&self, path: &Path) -> Result<()> {
+    pub fn write_executable(&self, path: &Path) -> Result<Vec<Timing>> {
         let runner = executable::find_runner()?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let temporary = tempfile::Builder::new().prefix(".lith").tempdir_in(folder);
         let temporary = temporary.map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
         let artifact = temporary.path().join("artifact.lith");
-        self.write_artifact(&artifact).map_err(|e| e.on_the_way_to(path))?;
-        executable::write_executable(&runner, &artifact, path)
+        let timings = self.write_artifact(&artifact).map_err(|e| e.on_the_way_to(path))?;
+        executable::write_executable(&runner, &artifact, path)?;
+        Ok(timings)
     }
 
     /// Kernels and memory plan, readable.
@@ -187,6 +221,7 @@ pub fn compile_cached(
     let mut settings = vec![
         task.name().to_string(),
         format!("{:?} {:?} {:?} {:?}", options.storage, options.quantization, options.numeric, from.cache),
+        format!("{:?} saturate={}", options.device, options.saturate),
         format!("{} {}", options.target.name(), options.target.features().join(",")),
         format!("strict={} fresh={} mismatched={}", from.strict, from.fresh_head, from.ignore_mismatched_sizes),
     ];

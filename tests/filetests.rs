@@ -1,18 +1,23 @@
 //! Text programs through the passes, against expected text beside them. The folder names the stage after which the
-//! result is taken; after the fuse stage it is the kernels, after the memory stage the memory plan. `BLESS=1` rewrites
-//! the expected text.
+//! result is taken; after the fuse stage it is the kernels, after the memory stage the memory plan. A line
+//! `// numeric: CLASS` says how much rewrites may change numbers. `BLESS=1` rewrites the expected text.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lith_passes::{Compiled, Stage, dump, run_until};
+use lith_passes::saturate::Numeric;
+use lith_passes::{Compiled, Options, Stage, dump, run};
 
 fn result(stage: Stage, compiled: &Compiled) -> String {
     match stage {
-        Stage::Trace | Stage::Canonicalize | Stage::Quantize | Stage::Outline | Stage::Saturate | Stage::Legalize => {
-            lith_ir::text::print(&compiled.program)
-        }
-        Stage::Fuse | Stage::Layout | Stage::Schedule => dump::kernels(compiled),
+        Stage::Trace
+        | Stage::Canonicalize
+        | Stage::Quantize
+        | Stage::Outline
+        | Stage::Saturate
+        | Stage::Hoist
+        | Stage::Legalize => lith_ir::text::print(&compiled.program),
+        Stage::Fuse | Stage::Layout | Stage::Schedule | Stage::Regions => dump::kernels(compiled),
         Stage::Memory => dump::memory(compiled, &|_| None),
     }
 }
@@ -39,7 +44,11 @@ fn programs_after_each_stage() {
             let printed = lith_ir::text::print(&program);
             let again = lith_ir::text::parse(&printed).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
             assert_eq!(printed, lith_ir::text::print(&again), "{}: text round trip", file.display());
-            let compiled = run_until(program, *stage).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            let named = text.lines().find_map(|l| l.strip_prefix("// numeric: "));
+            let numeric = named.map(|n| Numeric::from_name(n).unwrap_or_else(|| panic!("{}: {n}", file.display())));
+            let options =
+                Options { stop_after: Some(*stage), numeric: numeric.unwrap_or_default(), ..Options::default() };
+            let compiled = run(program, &options).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
             let (found, beside) = (result(*stage, &compiled), file.with_extension("expected"));
             if bless {
                 fs::write(&beside, &found).unwrap();

@@ -23,6 +23,7 @@ mod schedule;
 pub mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use lith_ir::plan::Plan;
 use lith_ir::quant::Storage;
@@ -37,6 +38,8 @@ pub struct Compiled {
     pub plan: Plan,
     /// What equality saturation did.
     pub saturation: saturate::Report,
+    /// How long each stage took, in order.
+    pub timings: Vec<(Stage, Duration)>,
 }
 
 /// Why a program has no plan.
@@ -149,6 +152,8 @@ pub struct Options {
     pub saturation: saturate::Budget,
     /// What costs are estimated for.
     pub device: saturate::DeviceProfile,
+    /// Where what equality saturation made of graphs is kept.
+    pub memo: saturate::Memo,
 }
 
 /// Takes a traced program through the stages.
@@ -158,7 +163,9 @@ pub struct Options {
 pub fn run(program: Program, options: &Options) -> Result<Compiled, PassError> {
     let mut compiled = Compiled { program, ..Compiled::default() };
     for &stage in Stage::ALL {
+        let start = Instant::now();
         stage.run(&mut compiled, options)?;
+        compiled.timings.push((stage, start.elapsed()));
         let nodes: usize = compiled.program.graphs().map(|(_, g)| g.compute_nodes()).sum();
         tracing::debug!(stage = stage.name(), nodes, "stage done");
         if options.stop_after == Some(stage) {

@@ -7,7 +7,7 @@ use lith_runtime::generation::{Batch, LanguageModel, likeliest};
 use lith_runtime::manifest::Manifest;
 use serde::Serialize;
 
-use super::Random;
+use super::{Random, median};
 use crate::error::{Error, Result};
 
 /// Bytes that each thread reads to measure the memory roof: more than this machine's share of caches should hold.
@@ -76,46 +76,45 @@ pub struct LanguageMeasurement {
     pub memory_roof_share: f64,
 }
 
-/// Measures `rounds` rounds; the median of each figure counts.
+/// Measures `rounds` rounds of each model in turn; the median of each figure counts.
 ///
 /// # Errors
-/// When the model cannot be called, or its cache is too small for the job.
+/// When a model cannot be called, or its cache is too small for the job.
 pub fn measure_language(
-    model: &mut dyn LanguageModel,
+    models: &mut [(&mut dyn LanguageModel, Traffic)],
     job: Job,
     threads: usize,
-    traffic: Traffic,
     rounds: usize,
-) -> Result<LanguageMeasurement> {
-    let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
+) -> Result<Vec<LanguageMeasurement>> {
     let memory = lith_runtime::kernels::read_bandwidth(threads, ROOF_BYTES);
+    let mut seconds = vec![(Vec::new(), Vec::new()); models.len()];
     // A round before those that count touches all memory.
     for round in 0..=rounds.max(1) {
-        let [prefill, decode] = run(model, job)?;
-        if round > 0 {
-            prefills.push((job.batch * job.prefill) as f64 / prefill);
-            decodes.push((job.batch * job.decode) as f64 / decode);
+        for ((model, _), (prefills, decodes)) in models.iter_mut().zip(&mut seconds) {
+            let [prefill, decode] = run(*model, job)?;
+            if round > 0 {
+                prefills.push(prefill);
+                decodes.push(decode);
+            }
         }
     }
-    let decode_tokens_per_s = median(&mut decodes);
     let context = (job.prefill + job.decode / 2) as f64;
-    let bytes_per_token = traffic.weights as f64 / job.batch as f64 + traffic.cache_per_token as f64 * context;
-    Ok(LanguageMeasurement {
-        prefill: job.prefill,
-        decode: job.decode,
-        batch: job.batch,
-        threads,
-        prefill_tokens_per_s: median(&mut prefills),
-        decode_tokens_per_s,
-        bytes_per_token,
-        memory_bytes_per_s: memory,
-        memory_roof_share: decode_tokens_per_s * bytes_per_token / memory,
-    })
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    let found = models.iter().zip(&mut seconds).map(|((_, traffic), (prefills, decodes))| {
+        let decode_tokens_per_s = (job.batch * job.decode) as f64 / median(decodes);
+        let bytes_per_token = traffic.weights as f64 / job.batch as f64 + traffic.cache_per_token as f64 * context;
+        LanguageMeasurement {
+            prefill: job.prefill,
+            decode: job.decode,
+            batch: job.batch,
+            threads,
+            prefill_tokens_per_s: (job.batch * job.prefill) as f64 / median(prefills),
+            decode_tokens_per_s,
+            bytes_per_token,
+            memory_bytes_per_s: memory,
+            memory_roof_share: decode_tokens_per_s * bytes_per_token / memory,
+        }
+    });
+    Ok(found.collect())
 }
 
 /// Seconds of the prefill and of the decoding.

@@ -1,6 +1,8 @@
 //! Measuring a program on random inputs: whole calls, from ids to output.
 
+pub mod calibrate;
 pub mod language;
+pub mod program;
 
 use std::time::{Duration, Instant};
 
@@ -158,40 +160,59 @@ impl RandomTokens {
     }
 }
 
-/// Measures calls of `forward` on random ids in sequences of these lengths: after three calls to warm up, at least five
-/// and at most two hundred calls in about three seconds; the median counts.
+/// Measures calls of `forward` on random ids in sequences of these lengths, of each program in turn: after three calls
+/// of each to warm up, at least five and at most two hundred calls, about three seconds for each program; the median
+/// counts.
 ///
 /// # Errors
-/// When the program cannot be called.
-pub fn measure(program: &Program, shape: &str, lengths: &[usize], vocab: usize, flops: &Flops) -> Result<Measurement> {
+/// When a program cannot be called.
+pub fn measure(
+    programs: &[(&Program, Flops)],
+    shape: &str,
+    lengths: &[usize],
+    vocab: usize,
+) -> Result<Vec<Measurement>> {
     const BUDGET: Duration = Duration::from_secs(3);
     let input = RandomTokens::new(lengths, vocab, &mut Random::new(0));
-    let mut times = Vec::new();
-    input.with_args(program, "forward", |args| {
-        for _ in 0..3 {
+    let call = |program: &Program| {
+        input.with_args(program, "forward", |args| {
+            let start = Instant::now();
             program.run("forward", args).map_err(Error::input)?;
+            Ok(start.elapsed().as_secs_f64())
+        })
+    };
+    for (program, _) in programs {
+        (0..3).try_for_each(|_| call(program).map(drop))?;
+    }
+    let mut times = vec![Vec::new(); programs.len()];
+    let start = Instant::now();
+    let mut calls = 0;
+    while calls < 5 || (start.elapsed() < BUDGET * programs.len() as u32 && calls < 200) {
+        for ((program, _), times) in programs.iter().zip(&mut times) {
+            times.push(call(program)?);
         }
-        let start = Instant::now();
-        while times.len() < 5 || (start.elapsed() < BUDGET && times.len() < 200) {
-            let call = Instant::now();
-            program.run("forward", args).map_err(Error::input)?;
-            times.push(call.elapsed().as_secs_f64());
-        }
-        Ok(())
-    })?;
-    times.sort_by(f64::total_cmp);
-    let median = times[times.len() / 2];
-    let operations: i64 = lengths.iter().map(|&length| flops.at(1, length as i64).unwrap_or(0)).sum();
+        calls += 1;
+    }
     let tokens: usize = lengths.iter().sum();
-    Ok(Measurement {
-        shape: shape.into(),
-        sequences: lengths.len(),
-        tokens,
-        threads: program.threads(),
-        median_ms: median * 1e3,
-        tokens_per_s: tokens as f64 / median,
-        gflops_per_s: operations as f64 / median / 1e9,
-    })
+    let found = programs.iter().zip(times).map(|((program, flops), mut times)| {
+        let median = median(&mut times);
+        let operations: i64 = lengths.iter().map(|&length| flops.at(1, length as i64).unwrap_or(0)).sum();
+        Measurement {
+            shape: shape.into(),
+            sequences: lengths.len(),
+            tokens,
+            threads: program.threads(),
+            median_ms: median * 1e3,
+            tokens_per_s: tokens as f64 / median,
+            gflops_per_s: operations as f64 / median / 1e9,
+        }
+    });
+    Ok(found.collect())
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]

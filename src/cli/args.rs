@@ -95,6 +95,13 @@ pub struct ModelArgs {
     /// approximate
     #[arg(long, value_name = "CLASS", default_value = "exact")]
     pub numeric: String,
+    /// Figures of the device that the optimizer estimates costs for, as `lith bench --calibrate` writes them
+    /// [default: a desktop core]
+    #[arg(long, value_name = "FILE")]
+    pub device_profile: Option<PathBuf>,
+    /// Leave out equality saturation, for comparison
+    #[arg(long)]
+    pub no_saturate: bool,
     /// Processor: native, x86-64-v2, x86-64-v3 or x86-64-v4
     #[arg(long, default_value = "native")]
     pub target: String,
@@ -129,7 +136,8 @@ pub enum Emit {
 /// Arguments of `compile`.
 #[derive(Debug, Args)]
 pub struct Compile {
-    /// Directory, hub id, or the name of a bundled model
+    /// Directory, hub id, or the name of a bundled model; or a program in text form, a file that ends in .ir (with --emit
+    /// ir or kernels)
     pub model: String,
     /// Output file; `-` prints text forms [default: named after the model]
     #[arg(short, long)]
@@ -143,6 +151,12 @@ pub struct Compile {
     /// Say nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
+    /// Print what was written, how long each stage took and what saturation found as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Tell how long each stage took
+    #[arg(long)]
+    pub timings: bool,
     /// Where the model comes from and how it is read
     #[command(flatten)]
     pub from: ModelArgs,
@@ -243,8 +257,19 @@ pub struct Tokenize {
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// Artifact, executable or model
-    pub artifact: String,
+    /// Artifact, executable or model; or a program in text form, a file that ends in .ir, which is measured with and
+    /// without equality saturation, on made-up weights and arguments
+    #[arg(required_unless_present = "calibrate")]
+    pub artifact: Option<String>,
+    /// Measure this machine instead, for --device-profile
+    #[arg(long, conflicts_with_all = ["artifact", "against", "profile", "shapes", "mixed"])]
+    pub calibrate: bool,
+    /// With --calibrate, the file to write [default: print it]
+    #[arg(short, long, value_name = "FILE", requires = "calibrate")]
+    pub output: Option<PathBuf>,
+    /// A second artifact or executable, called in turn with the first
+    #[arg(long, value_name = "ARTIFACT", conflicts_with = "profile")]
+    pub against: Option<PathBuf>,
     /// Language models: tokens of the prompt
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     pub prefill: usize,

@@ -1,14 +1,19 @@
 //! `lith bench` and `lith verify`.
 
+use std::path::Path;
+
 use lith_ir::plan::PAGE_TOKENS;
+use lith_runtime::generation::LanguageModel;
 use lith_runtime::model::{CacheSize, CompiledLanguageModel, CompiledModel, ENTRY, model_info};
 use lith_runtime::pipelines::TokenModel;
 use lith_runtime::program::Program;
 
 use super::args::{Bench, Verify};
 use super::print;
+use super::progress::Progress;
 use crate::bench::language::{Job, Traffic, measure_language};
-use crate::bench::{MIXED, Shape, measure};
+use crate::bench::program::{measure_worth, read_program};
+use crate::bench::{MIXED, Shape, calibrate, measure};
 use crate::error::{Error, Result};
 use crate::inspect::flops::flops;
 use crate::verify::{program_of, verify as compare};
@@ -20,84 +25,153 @@ pub fn bench(args: &Bench) -> Result<()> {
     if args.mixed {
         shapes.push(("mixed".into(), MIXED.to_vec()));
     }
-    if shapes.is_empty() {
-        shapes.push(("8x128".into(), vec![128; 8]));
-    }
     lith_runtime::kernels::select(lith_runtime::env::isa().as_deref()).map_err(Error::input)?;
     if args.pin || lith_runtime::env::pin() {
         lith_runtime::threads::pin();
     }
-    let path = super::run::artifact_of(&args.artifact, &args.from)?;
-    let program = Program::open(&path, args.threads).map_err(Error::input)?;
-    program.set_profiling(args.profile);
-    if program.manifest().cache.is_some() {
-        return bench_language(args, program);
+    let Some(artifact) = &args.artifact else { return calibrate(args) };
+    if super::is_text_program(artifact) {
+        return bench_text(args, Path::new(artifact));
     }
-    let model = CompiledModel::new(program).map_err(Error::input)?;
-    let program = program_of(model.program().artifact())?;
-    let entry = program.entries.get(ENTRY).ok_or_else(|| Error::input(format!("no entry point `{ENTRY}`")))?;
-    let operations = flops(&program, entry);
+    let path = super::run::artifact_of(artifact, &args.from)?;
+    let mut programs = Vec::new();
+    for path in std::iter::once(&path).chain(&args.against) {
+        programs.push(Program::open(path, args.threads).map_err(Error::input)?);
+    }
+    programs[0].set_profiling(args.profile);
+    if programs[0].manifest().cache.is_some() {
+        if args.mixed || !args.shapes.is_empty() {
+            return Err(Error::input(
+                "--mixed and --shape are for encoders; language models have --prefill, --decode, --batch",
+            ));
+        }
+        return bench_language(args, programs);
+    }
+    if shapes.is_empty() {
+        shapes.push(("8x128".into(), vec![128; 8]));
+    }
+    let models: Vec<CompiledModel> =
+        programs.into_iter().map(|p| CompiledModel::new(p).map_err(Error::input)).collect::<Result<_>>()?;
+    let mut measured = Vec::new();
+    for model in &models {
+        let program = program_of(model.program().artifact())?;
+        let entry = program.entries.get(ENTRY).ok_or_else(|| Error::input(format!("no entry point `{ENTRY}`")))?;
+        measured.push((model.program(), flops(&program, entry)));
+    }
+    let limit = models.iter().filter_map(|m| m.info().max_positions).min().unwrap_or(usize::MAX);
+    let vocabulary = models.iter().map(|m| m.info().vocab_size).min().unwrap_or(0);
     for (shape, lengths) in shapes {
-        let limit = model.info().max_positions.unwrap_or(usize::MAX);
         if lengths.iter().any(|&length| length > limit) {
             return Err(Error::input(format!("shape {shape}: the model takes at most {limit} tokens")));
         }
-        let found = measure(model.program(), &shape, &lengths, model.info().vocab_size, &operations)?;
-        if args.json {
-            print_json(&found, model.program(), args.profile)?;
-        } else {
-            print(&format!(
-                "{:>8}  {} threads  {:9.3} ms  {:10.0} tokens/s  {:7.1} GFLOP/s\n",
-                found.shape, found.threads, found.median_ms, found.tokens_per_s, found.gflops_per_s
-            ))?;
-            print_profile(model.program(), args.profile)?;
+        for found in measure(&measured, &shape, &lengths, vocabulary)? {
+            if args.json {
+                print_json(&found, models[0].program(), args.profile)?;
+            } else {
+                print(&format!(
+                    "{:>8}  {} threads  {:9.3} ms  {:10.0} tokens/s  {:7.1} GFLOP/s\n",
+                    found.shape, found.threads, found.median_ms, found.tokens_per_s, found.gflops_per_s
+                ))?;
+                print_profile(models[0].program(), args.profile)?;
+            }
         }
     }
     Ok(())
 }
 
+/// A program in text form, with and without saturation.
+fn bench_text(args: &Bench, path: &Path) -> Result<()> {
+    if args.profile || args.against.is_some() || args.mixed || !args.shapes.is_empty() {
+        return Err(Error::input("--profile, --against, --mixed and --shape are for models, not for text programs"));
+    }
+    let options = args.from.compile_options()?.of_passes();
+    for found in measure_worth(&read_program(path)?, &options, args.threads)? {
+        if args.json {
+            print(&(serde_json::to_string(&found).map_err(Error::failure)? + "\n"))?;
+            continue;
+        }
+        print(&format!(
+            "{}  {} threads  without saturation {:10.1} us (estimated {:10.1})  with it {:10.1} us (estimated {:10.1})\n",
+            found.entry,
+            found.threads,
+            found.measured_before_us,
+            found.estimated_before_us,
+            found.measured_after_us,
+            found.estimated_after_us
+        ))?;
+    }
+    Ok(())
+}
+
+fn calibrate(args: &Bench) -> Result<()> {
+    let progress = Progress::new(args.json);
+    let profile = calibrate::calibrate(args.threads, &|what| progress.say(what))?;
+    drop(progress);
+    if let Some(path) = &args.output {
+        calibrate::write_profile(&profile, path)?;
+    }
+    if args.json || args.output.is_none() {
+        return print(&(serde_json::to_string(&profile).map_err(Error::failure)? + "\n"));
+    }
+    print(&format!(
+        "{}: each thread {:.3} GFLOP/s, {:.3} GB/s, {:.3} G elements/s; {:.3} us to start a kernel\n",
+        profile.name,
+        profile.flops_per_second / 1e9,
+        profile.bytes_per_second / 1e9,
+        profile.elements_per_second / 1e9,
+        profile.launch_us
+    ))
+}
+
 /// Rounds of a language model's measurement; the median counts.
 const ROUNDS: usize = 5;
 
-fn bench_language(args: &Bench, program: Program) -> Result<()> {
-    if args.mixed || !args.shapes.is_empty() {
-        return Err(Error::input(
-            "--mixed and --shape are for encoders; language models have --prefill, --decode, --batch",
-        ));
-    }
+fn bench_language(args: &Bench, programs: Vec<Program>) -> Result<()> {
     let job = Job { prefill: args.prefill, decode: args.decode, batch: args.batch };
     if job.prefill == 0 || job.decode == 0 || job.batch == 0 {
         return Err(Error::input("--prefill, --decode and --batch are at least 1"));
     }
-    let traffic = Traffic::of(&program_of(program.artifact())?, program.manifest());
     let tokens = (job.prefill + job.decode).next_multiple_of(PAGE_TOKENS).saturating_mul(job.batch);
-    let mut model = CompiledLanguageModel::new(program, CacheSize::Tokens(tokens)).map_err(Error::input)?;
-    let limit = model.info().max_positions.unwrap_or(usize::MAX);
-    if job.prefill + job.decode > limit {
-        return Err(Error::input(format!("--prefill and --decode: the model takes at most {limit} tokens")));
+    let mut models = Vec::new();
+    for program in programs {
+        let traffic = Traffic::of(&program_of(program.artifact())?, program.manifest());
+        let model = CompiledLanguageModel::new(program, CacheSize::Tokens(tokens)).map_err(Error::input)?;
+        let limit = model.info().max_positions.unwrap_or(usize::MAX);
+        if job.prefill + job.decode > limit {
+            return Err(Error::input(format!("--prefill and --decode: the model takes at most {limit} tokens")));
+        }
+        models.push((model, traffic));
     }
-    let threads = model.program().threads();
-    let found = measure_language(&mut model, job, threads, traffic, ROUNDS)?;
-    if args.json {
-        return print_json(&found, model.program(), args.profile);
+    let threads = models[0].0.program().threads();
+    let mut measured: Vec<(&mut dyn LanguageModel, Traffic)> = Vec::new();
+    for (model, traffic) in &mut models {
+        measured.push((model, *traffic));
     }
-    print(&format!(
-        "prefill {:>5} x {}  {} threads  {:9.1} tokens/s\ndecode  {:>5} x {}  {} threads  {:9.1} tokens/s\n\
-         {:.1} MB a token at {:.1} of {:.1} GB/s: {:.0} % of the memory roof\n",
-        found.prefill,
-        found.batch,
-        found.threads,
-        found.prefill_tokens_per_s,
-        found.decode,
-        found.batch,
-        found.threads,
-        found.decode_tokens_per_s,
-        found.bytes_per_token / 1e6,
-        found.decode_tokens_per_s * found.bytes_per_token / 1e9,
-        found.memory_bytes_per_s / 1e9,
-        found.memory_roof_share * 100.0,
-    ))?;
-    print_profile(model.program(), args.profile)
+    for found in measure_language(&mut measured, job, threads, ROUNDS)? {
+        let program = models[0].0.program();
+        if args.json {
+            print_json(&found, program, args.profile)?;
+            continue;
+        }
+        print(&format!(
+            "prefill {:>5} x {}  {} threads  {:9.1} tokens/s\ndecode  {:>5} x {}  {} threads  {:9.1} tokens/s\n\
+             {:.1} MB a token at {:.1} of {:.1} GB/s: {:.0} % of the memory roof\n",
+            found.prefill,
+            found.batch,
+            found.threads,
+            found.prefill_tokens_per_s,
+            found.decode,
+            found.batch,
+            found.threads,
+            found.decode_tokens_per_s,
+            found.bytes_per_token / 1e6,
+            found.decode_tokens_per_s * found.bytes_per_token / 1e9,
+            found.memory_bytes_per_s / 1e9,
+            found.memory_roof_share * 100.0,
+        ))?;
+        print_profile(program, args.profile)?;
+    }
+    Ok(())
 }
 
 /// A measurement as a line of JSON, with the kernels' times where they were taken.

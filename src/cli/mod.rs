@@ -8,6 +8,7 @@ mod progress;
 mod run;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -16,6 +17,8 @@ use args::{Cli, Command, ModelArgs};
 use lith_frontend::CacheType;
 use lith_passes::saturate::Numeric;
 
+use crate::bench::calibrate::read_profile;
+use crate::cache::Blocks;
 use crate::compile::CompileOptions;
 use crate::error::{Error, Result};
 use crate::model::ModelOptions;
@@ -43,6 +46,12 @@ pub fn main() -> ExitCode {
 /// The whole command with the arguments of `run`, for completions and the manual.
 fn command() -> clap::Command {
     Cli::command().mut_subcommand("run", |_| run::command())
+}
+
+/// Whether an argument names a program in text form rather than a model.
+fn is_text_program(name: &str) -> bool {
+    let path = Path::new(name);
+    path.extension().is_some_and(|e| e == "ir") && path.is_file()
 }
 
 fn man() -> Result<()> {
@@ -127,6 +136,9 @@ impl ModelArgs {
             let known: Vec<&str> = Numeric::ALL.iter().map(|n| n.name()).collect();
             Error::input(format!("--numeric {}: expected one of {}", self.numeric, known.join(", ")))
         })?;
-        Ok(CompileOptions { quantization, numeric, ..CompileOptions::new(&self.dtype, &self.target)? })
+        let device = self.device_profile.as_deref().map(read_profile).transpose()?.unwrap_or_default();
+        let saturate = !self.no_saturate;
+        let options = CompileOptions::new(&self.dtype, &self.target)?;
+        Ok(CompileOptions { quantization, numeric, device, saturate, memo: Blocks::of_user(), ..options })
     }
 }

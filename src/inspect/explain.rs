@@ -52,8 +52,8 @@ pub fn explain(program: &Program, report: &Report, node: &str) -> Result<String>
         }
         let _ = writeln!(
             out,
-            "{}: estimated {:.2} us before and {:.2} us after equality saturation",
-            graph.graph, graph.cost_before_us, graph.cost_after_us
+            "{}: estimated {:.2} us in {} kernels before and {:.2} us in {} after equality saturation",
+            graph.graph, graph.cost_before_us, graph.kernels_before, graph.cost_after_us, graph.kernels_after
         );
         for rewrite in rewrites {
             let _ = writeln!(out, "  {} at `{}`, {}", rewrite.rule, rewrite.path, rewrite.numeric);
@@ -89,8 +89,12 @@ mod tests {
         };
         let costs = GraphReport {
             graph: "encode".into(),
+            runs: 1,
             cost_before_us: 2.0,
             cost_after_us: 1.0,
+            kernels_before: 2,
+            kernels_after: 1,
+            refused: false,
             nodes: 3,
             classes: 2,
             iterations: 1,

@@ -8,6 +8,8 @@ use lith_ir::{Graph, GraphError, Literal, Op, Value};
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
     Const(Literal),
+    /// There may be thousands.
+    Param(String),
     Node(String, Vec<Option<Value>>),
 }
 
@@ -19,6 +21,8 @@ pub(super) fn merge_equal(graph: &mut Graph) -> Result<bool, GraphError> {
         let key = match &graph.node(node).op {
             Op::Arg { .. } | Op::StateWrite { .. } => continue,
             Op::Const { value } => Key::Const(value.clone()),
+            // All of one name are one parameter, of one type.
+            Op::Param { name, .. } => Key::Param(name.clone()),
             // The debug form tells every attribute to the last bit.
             op => Key::Node(format!("{op:?}"), graph.operands(node)),
         };

@@ -74,8 +74,7 @@ impl Repetition {
             return None;
         }
         let (below, all_below) = reach(graph, input, Direction::Outgoing);
-        let mut inner: BTreeSet<NodeId> =
-            all_below.into_iter().filter(|&n| n != input && above.contains(n)).collect();
+        let mut inner: BTreeSet<NodeId> = all_below.into_iter().filter(|&n| n != input && above.contains(n)).collect();
         // What only the block uses belongs to it, such as a cast of one of its weights.
         let mut stack: Vec<NodeId> = inner.iter().copied().collect();
         while let Some(user) = stack.pop() {

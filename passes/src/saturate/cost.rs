@@ -7,53 +7,40 @@ use std::collections::BTreeMap;
 use egg::Id;
 use lith_ir::decompose::decompose;
 use lith_ir::{Binary, DType, Dim, Graph, Op, Symbol, Symbols, Type, Unary, Value};
-use serde::{Deserialize, Serialize};
 
-use super::analysis::{Classes, Fact, Facet, op_of};
+use super::analysis::{Classes, Facet, Fact, op_of};
 use super::language::Node;
+use super::profile::DeviceProfile;
 use crate::weights::{Known, known_after};
 
-/// How fast a device is. `lith bench --calibrate` may write one; [`DeviceProfile::default`] is a desktop core.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DeviceProfile {
-    /// Name, for reports.
-    pub name: String,
-    /// Floating-point operations per second of a contraction, a multiplication and an addition being two.
-    pub flops_per_second: f64,
-    /// Bytes per second between the cores and memory or the last cache.
-    pub bytes_per_second: f64,
-    /// Elements per second of a simple elementwise operation whose operands are in registers or the first cache.
-    pub elements_per_second: f64,
-    /// Microseconds that a kernel takes to start.
-    pub launch_us: f64,
-    /// Threads that share the work.
-    pub threads: usize,
+/// How much a call is given to do: the values that symbols count with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Load {
+    /// One token, as in decoding.
+    Token,
+    /// One short sequence.
+    Short,
+    /// A few sequences: what costs are reported for.
+    Typical,
+    /// A large batch.
+    Batch,
 }
 
-impl Default for DeviceProfile {
-    /// One core with 256-bit vectors: 16 multiply-adds a cycle at 3 GHz.
-    fn default() -> Self {
-        DeviceProfile {
-            name: "x86-64-v3".into(),
-            flops_per_second: 8e10,
-            bytes_per_second: 1e10,
-            elements_per_second: 6e9,
-            launch_us: 0.5,
-            threads: 1,
+impl Load {
+    /// Every load, by size.
+    pub const ALL: [Load; 4] = [Load::Token, Load::Short, Load::Typical, Load::Batch];
+
+    /// The value that a symbol counts with where no bound says otherwise.
+    fn representative(self, name: &str) -> i64 {
+        let by_load = |values: [i64; 4]| values[self as usize];
+        match name {
+            "tokens" => by_load([1, 16, 256, 1024]),
+            "sequences" | "batch" | "outputs" => by_load([1, 1, 4, 8]),
+            "seq" | "length" => by_load([1, 16, 64, 128]),
+            "table" => by_load([8, 1, 8, 8]),
+            "page_count" => by_load([8, 1, 64, 64]),
+            _ => by_load([1, 16, 32, 64]),
         }
-    }
-}
-
-/// The value that a symbol counts with where no bound says otherwise.
-fn representative(name: &str) -> i64 {
-    match name {
-        "tokens" => 256,
-        "sequences" | "batch" => 4,
-        "seq" | "length" => 64,
-        "outputs" => 4,
-        "table" => 8,
-        "page_count" => 64,
-        _ => 32,
     }
 }
 
@@ -61,39 +48,67 @@ fn representative(name: &str) -> i64 {
 /// parts would hide it.
 const COMPOSITE: f64 = 0.7;
 
+/// The share of the device's contraction rate that contractions by packed weights reach.
+pub(super) const PACKED_SHARE: f64 = 0.9;
+
+/// The share that products of two computed matrices, and attention, reach.
+pub(super) const PRODUCT_SHARE: f64 = 0.5;
+
+/// Keys that a new token attends in a paged cache.
+pub(super) const CACHED_KEYS: f64 = 128.0;
+
+/// How much work an element of an elementwise op's result is, of operands at hand. An addition is a half.
+pub(super) fn weight(op: &Op) -> f64 {
+    match op {
+        Op::Unary { f: Unary::Exp | Unary::Log | Unary::Sin | Unary::Cos | Unary::Tanh | Unary::Erf } => 4.0,
+        Op::Unary { f: Unary::Sqrt | Unary::Rsqrt } => 2.0,
+        Op::Binary { f: Binary::Pow | Binary::Rem } => 12.0,
+        Op::Binary { f: Binary::Div } | Op::DynamicQuantize { .. } => 2.0,
+        Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. } => 0.5,
+        Op::Broadcast { .. } => 0.05,
+        _ => 0.0,
+    }
+}
+
 /// What is added for every node, so that of equals the smaller graph wins.
 const NODE_US: f64 = 1e-3;
 
 /// Costs of e-nodes on a device.
 pub struct Costs<'a> {
-    profile: &'a DeviceProfile,
+    pub(super) profile: &'a DeviceProfile,
     symbols: &'a Symbols,
+    load: Load,
     known: RefCell<BTreeMap<Node, f64>>,
 }
 
 impl<'a> Costs<'a> {
-    /// Costs under this profile for a program with these symbols.
+    /// Costs under this profile for a program with these symbols, of a typical load.
     pub fn new(profile: &'a DeviceProfile, symbols: &'a Symbols) -> Self {
-        Costs { profile, symbols, known: RefCell::default() }
+        Costs::at(profile, symbols, Load::Typical)
     }
 
-    fn size(&self, dim: &Dim) -> f64 {
+    /// Costs of a load.
+    pub fn at(profile: &'a DeviceProfile, symbols: &'a Symbols, load: Load) -> Self {
+        Costs { profile, symbols, load, known: RefCell::default() }
+    }
+
+    pub(super) fn size(&self, dim: &Dim) -> f64 {
         let value = |s: &Symbol| {
-            let info = self.symbols.get(s);
-            Some(info.map_or(representative(s.name()), |i| representative(s.name()).clamp(i.min, i.max.max(i.min))))
+            let value = self.load.representative(s.name());
+            Some(self.symbols.get(s).map_or(value, |i| value.clamp(i.min, i.max.max(i.min))))
         };
         dim.eval(&value).map_or(0.0, |v| v.max(0) as f64)
     }
 
-    fn elements(&self, ty: &Type) -> f64 {
+    pub(super) fn elements(&self, ty: &Type) -> f64 {
         ty.shape.iter().map(|d| self.size(d)).product()
     }
 
-    fn bytes(&self, ty: &Type) -> f64 {
+    pub(super) fn bytes(&self, ty: &Type) -> f64 {
         self.elements(ty) * ty.dtype.size() as f64
     }
 
-    fn seconds_us(&self, amount: f64, per_second: f64) -> f64 {
+    pub(super) fn seconds_us(&self, amount: f64, per_second: f64) -> f64 {
         amount / (per_second * self.profile.threads.max(1) as f64) * 1e6
     }
 
@@ -146,7 +161,7 @@ impl<'a> Costs<'a> {
             Op::Call { .. } | Op::StateRead { .. } | Op::StateWrite { .. } => return 0.0,
             // Free where the operand is one number.
             Op::Broadcast { axes, .. } if axes.is_empty() => return 0.0,
-            Op::Broadcast { .. } => fused(0.05),
+            Op::Broadcast { .. } => fused(weight(op)),
             Op::Reshape { shape } => {
                 let real = |s: &[Dim]| -> Vec<Dim> { s.iter().filter(|d| d.as_const() != Some(1)).cloned().collect() };
                 match input(0) {
@@ -155,17 +170,9 @@ impl<'a> Costs<'a> {
                     _ => memory(self.bytes(&ty)) * 0.5,
                 }
             }
-            Op::Unary { f } => fused(match f {
-                Unary::Exp | Unary::Log | Unary::Sin | Unary::Cos | Unary::Tanh | Unary::Erf => 4.0,
-                Unary::Sqrt | Unary::Rsqrt => 2.0,
-                _ => 0.5,
-            }),
-            Op::Binary { f } => fused(match f {
-                Binary::Pow | Binary::Rem => 12.0,
-                Binary::Div => 2.0,
-                _ => 0.5,
-            }),
-            Op::Compare { .. } | Op::Select {} | Op::Cast { .. } => fused(0.5),
+            Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. } => {
+                fused(weight(op))
+            }
             // Columns of what lies in memory are read there.
             Op::Slice { axis, step: 1, .. } if axis + 1 == ty.rank() && *axis > 0 => 0.0,
             Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Pad { .. } => moved,
@@ -182,7 +189,7 @@ impl<'a> Costs<'a> {
                     (Some(a), _) => a.shape.last().map_or(1.0, |d| self.size(d)),
                     _ => 1.0,
                 };
-                contraction(2.0 * out * k, 0.5)
+                contraction(2.0 * out * k, PRODUCT_SHARE)
             }
             Op::Linear {} => {
                 let k = input(0).and_then(|x| x.shape.last()).map_or(1.0, |d| self.size(d));
@@ -194,18 +201,22 @@ impl<'a> Costs<'a> {
                         + launch
                 };
                 let bias = if input(2).is_some() { fused(0.5) } else { 0.0 };
-                contraction(2.0 * out * k, if packed { 0.9 } else { 0.5 }) * 0.95 + bias * 0.9
+                contraction(2.0 * out * k, if packed { PACKED_SHARE } else { PRODUCT_SHARE }) * 0.95 + bias * 0.9
+            }
+            Op::Attention { causal, .. } if ty.dtype == DType::F32 => {
+                let keys = input(1).and_then(|k| k.shape.get(1)).map_or(1.0, |d| self.size(d));
+                contraction(4.0 * out * keys * if *causal { 0.5 } else { 1.0 }, PRODUCT_SHARE)
             }
             Op::PackedAttention { causal, .. } if ty.dtype == DType::F32 => {
                 let sequences = input(3).map_or(1.0, |o| (self.elements(o) - 1.0).max(1.0));
                 let keys = input(1).and_then(|k| k.shape.first()).map_or(1.0, |d| self.size(d)) / sequences;
                 let share = if *causal { 0.5 } else { 1.0 };
-                contraction(4.0 * out * keys * share, 0.5)
+                contraction(4.0 * out * keys * share, PRODUCT_SHARE)
             }
-            Op::PagedAttention { .. } => contraction(4.0 * out * 128.0, 0.4),
+            Op::PagedAttention { .. } => contraction(4.0 * out * CACHED_KEYS, PRODUCT_SHARE),
             Op::Rope { .. } if ty.dtype == DType::F32 => fused(1.0) + memory(self.bytes(&ty)) + launch,
             Op::SegmentPool { .. } if ty.dtype == DType::F32 => memory(read) + launch,
-            Op::DynamicQuantize { .. } => fused(2.0),
+            Op::DynamicQuantize { .. } => fused(weight(op)),
             Op::CacheAppend { .. } => input(1).map_or(0.0, |x| memory(self.bytes(x) * 2.0)) + launch,
             Op::Activation { .. }
             | Op::SegmentIds { .. }

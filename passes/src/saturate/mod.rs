@@ -4,35 +4,40 @@
 //!
 //! - [`language`], [`analysis`]: op rows as e-nodes, what is known of each class.
 //! - [`rule`], [`rules`], `functions`: the rules and what they say.
-//! - [`cost`], `extract`: what forms cost, and the choice among them.
+//! - [`cost`], [`profile`], `extract`: what forms cost, on which device, and the choice among them.
+//! - [`estimate`], `stage`: what the fused kernels of a form cost, which decides; the stage itself.
 //! - [`explain`]: which rules made the result. [`sample`]: how tests try every rule.
 
 pub mod analysis;
 pub mod cost;
 mod encode;
+pub mod estimate;
 pub mod explain;
 mod extract;
 mod functions;
 pub mod language;
+pub mod profile;
 pub mod rule;
 pub mod rules;
 pub mod sample;
 mod siblings;
+mod stage;
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use egg::{BackoffScheduler, Id, Runner, StopReason};
-use lith_ir::{Graph, GraphError, Symbols};
+use lith_ir::{Graph, GraphError};
 use serde::{Deserialize, Serialize};
 
-pub use cost::DeviceProfile;
 pub use explain::Rewrite;
+pub use profile::DeviceProfile;
 pub use rule::{Numeric, Rule};
+pub(crate) use stage::run;
+pub use stage::{Block, Memo, Store};
 
-use crate::weights::{self, GraphWeights};
-use crate::{Compiled, Options, PassError, canonicalize};
+use crate::weights::GraphWeights;
 use analysis::Classes;
 use cost::{Costs, node_cost};
 use encode::Encoded;
@@ -49,21 +54,35 @@ pub struct Budget {
     pub time: Duration,
 }
 
+impl Budget {
+    /// No saturation at all.
+    pub const NONE: Budget = Budget { nodes: 0, iterations: 0, time: Duration::ZERO };
+}
+
 impl Default for Budget {
     fn default() -> Self {
         Budget { nodes: 12_000, iterations: 12, time: Duration::from_secs(10) }
     }
 }
 
-/// What saturation found for one graph.
+/// What saturation found for one graph. What a called function costs counts with the function.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GraphReport {
     /// Name of the graph.
     pub graph: String,
-    /// Estimated microseconds of one run as it was; what a called function takes counts with the function.
+    /// How many times it runs in one run of the program.
+    pub runs: usize,
+    /// Estimated microseconds of one run as it was. In a program's report these are those of the fused kernels
+    /// ([`estimate`]), from [`Saturation::extract`] the sums of [`cost`].
     pub cost_before_us: f64,
     /// The same of what it is now.
     pub cost_after_us: f64,
+    /// Kernels as it was.
+    pub kernels_before: usize,
+    /// Kernels of what it is now.
+    pub kernels_after: usize,
+    /// Whether a form was found and refused, since its kernels cost more under some load.
+    pub refused: bool,
     /// E-nodes in the end.
     pub nodes: usize,
     /// E-classes in the end.
@@ -81,6 +100,14 @@ pub struct Report {
     pub graphs: Vec<GraphReport>,
     /// The rewrites that made the result, for each graph in the order they were found.
     pub rewrites: Vec<Rewrite>,
+}
+
+impl Report {
+    /// Estimated microseconds of one run of the program, before and after.
+    pub fn total_us(&self) -> (f64, f64) {
+        let sum = |us: fn(&GraphReport) -> f64| self.graphs.iter().map(|g| us(g) * g.runs as f64).sum();
+        (sum(|g| g.cost_before_us), sum(|g| g.cost_after_us))
+    }
 }
 
 /// The rules of a numeric class, ready to run.
@@ -106,17 +133,12 @@ impl Rules {
     }
 }
 
-/// All rules that a class permits; read once.
+/// All rules that a class permits; read once, when they are first wanted.
 fn rules_of(allowed: Numeric) -> Result<&'static Rules, String> {
-    type Read = Result<Rules, rule::RuleError>;
-    static RULES: LazyLock<[Read; 3]> = LazyLock::new(|| Numeric::ALL.map(|n| Rules::new(rules::all(), n)));
-    let [exact, reassociate, approximate] = &*RULES;
-    let rules = match allowed {
-        Numeric::Exact => exact,
-        Numeric::Reassociate => reassociate,
-        Numeric::Approximate => approximate,
-    };
-    rules.as_ref().map_err(ToString::to_string)
+    type Read = OnceLock<Result<Rules, rule::RuleError>>;
+    static RULES: [Read; Numeric::ALL.len()] = [const { OnceLock::new() }; Numeric::ALL.len()];
+    let read = RULES[allowed as usize].get_or_init(|| Rules::new(rules::all(), allowed));
+    read.as_ref().map_err(ToString::to_string)
 }
 
 /// A graph being saturated. It can go on with more budget after it stopped.
@@ -191,8 +213,12 @@ impl<'g> Saturation<'g> {
             .unwrap_or_else(|| (original.clone(), before));
         let report = GraphReport {
             graph: name.into(),
+            runs: 0,
             cost_before_us: before,
             cost_after_us: after,
+            kernels_before: 0,
+            kernels_after: 0,
+            refused: false,
             nodes: classes.total_size(),
             classes: classes.number_of_classes(),
             iterations: self.iterations,
@@ -223,33 +249,4 @@ impl<'g> Saturation<'g> {
             path: self.encoded.path_near(self.graph, applied.class),
         })
     }
-}
-
-pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
-    let program = &mut compiled.program;
-    let rules = rules_of(options.numeric).map_err(|e| PassError::broken("", e))?;
-    let weights = weights::find(program, &options.stored, options.numeric);
-    let symbols: Symbols = program.symbols.clone();
-    for (name, graph) in program.functions.iter_mut().chain(&mut program.entries) {
-        let costs = Costs::new(&options.device, &symbols);
-        let in_graph = PassError::in_graph(name);
-        let weights = weights.get(name).cloned().unwrap_or_default();
-        let mut saturation = Saturation::new(graph, &weights).map_err(&in_graph)?;
-        saturation.run(rules, &options.saturation);
-        let (found, report, rewrites) = saturation.extract(name, rules, &costs).map_err(&in_graph)?;
-        tracing::debug!(
-            graph = name,
-            before = report.cost_before_us,
-            after = report.cost_after_us,
-            nodes = report.nodes,
-            "saturated"
-        );
-        compiled.saturation.graphs.push(report);
-        compiled.saturation.rewrites.extend(rewrites);
-        if let Some(mut found) = found {
-            canonicalize::simplify(name, &mut found)?;
-            *graph = found;
-        }
-    }
-    Ok(lith_ir::verify(program)?)
 }

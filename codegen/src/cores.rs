@@ -175,15 +175,19 @@ impl GraphCode<'_, '_, '_> {
     }
 
     pub(crate) fn attention(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
-        let (heads, kv_heads, scale, causal) = match self.graph.node(core).op {
-            Op::PackedAttention { heads, kv_heads, scale, causal } => (heads, kv_heads, scale, causal),
+        let (heads, kv_heads, scale, causal, packed) = match self.graph.node(core).op {
+            Op::Attention { heads, kv_heads, scale, causal } => (heads, kv_heads, scale, causal, false),
+            Op::PackedAttention { heads, kv_heads, scale, causal } => (heads, kv_heads, scale, causal, true),
             Op::PagedAttention { .. } => return self.paged_attention(kernel, core),
             _ => return self.wrong("an attention kernel of another op"),
         };
-        let [q, k, v, offsets] = [0, 1, 2, 3].map(|i| self.operand(core, i));
-        let (q, k, v, offsets) = (q?, k?, v?, offsets?);
-        let bias = self.graph.operand(core, 4);
+        let [q, k, v] = [0, 1, 2].map(|i| self.operand(core, i));
+        let (q, k, v) = (q?, k?, v?);
+        let [seen, bias] = [3, 4].map(|i| self.graph.operand(core, i));
+        let (offsets, mask) = if packed { (Some(self.operand(core, 3)?), None) } else { (None, seen) };
+        let batch = offsets.map_or(self.size(q, 0), |o| self.size(o, 0) - Dim::constant(1));
         let positions = bias.map_or(Dim::default(), |b| (self.size(b, 1) + Dim::constant(1)).floor_div(2));
+        let Some(width) = self.shape(q).last().cloned() else { return self.wrong("attention of scalars") };
         let fields = vec![
             (offset_of!(AttentionArgs, q), Field::Rows(q)),
             (offset_of!(AttentionArgs, q_stride), Field::Size(self.row_stride(q))),
@@ -192,15 +196,18 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(AttentionArgs, v), Field::Rows(v)),
             (offset_of!(AttentionArgs, v_stride), Field::Size(self.row_stride(v))),
             (offset_of!(AttentionArgs, out), Field::Rows(self.output(kernel)?)),
-            (offset_of!(AttentionArgs, out_stride), Field::Size(self.size(core.into(), 1))),
-            (offset_of!(AttentionArgs, offsets), Field::Rows(offsets)),
-            (offset_of!(AttentionArgs, batch), Field::Size(self.size(offsets, 0) - Dim::constant(1))),
+            (offset_of!(AttentionArgs, out_stride), Field::Size(width.clone())),
+            (offset_of!(AttentionArgs, offsets), Field::Maybe(offsets)),
+            (offset_of!(AttentionArgs, batch), Field::Size(batch)),
+            // Of each sequence, where no offsets tell.
+            (offset_of!(AttentionArgs, queries), Field::Size(self.size(q, 1))),
+            (offset_of!(AttentionArgs, keys), Field::Size(self.size(k, 1))),
             (offset_of!(AttentionArgs, heads), Field::Number(heads as i64)),
             (offset_of!(AttentionArgs, kv_heads), Field::Number(kv_heads as i64)),
-            (offset_of!(AttentionArgs, head_dim), Field::Size(self.size(q, 1).floor_div(heads.max(1) as i64))),
+            (offset_of!(AttentionArgs, head_dim), Field::Size(width.floor_div(heads.max(1) as i64))),
             (offset_of!(AttentionArgs, relative_bias), Field::Maybe(bias)),
             (offset_of!(AttentionArgs, positions), Field::Size(positions)),
-            (offset_of!(AttentionArgs, key_mask), Field::Number(0)),
+            (offset_of!(AttentionArgs, key_mask), Field::Maybe(mask)),
             (offset_of!(AttentionArgs, scale), Field::Float(scale)),
             (offset_of!(AttentionArgs, causal), Field::Short(causal.into())),
         ];

@@ -149,7 +149,7 @@ fn check_kind(
         }
         KernelKind::Attention { core } => {
             let fits = match graph.node(core).op {
-                Op::PackedAttention { .. } => true,
+                Op::Attention { .. } | Op::PackedAttention { .. } => true,
                 Op::PagedAttention { .. } => [1, 2, 6, 7].iter().all(|&i| graph.operand(core, i).is_none_or(in_pages)),
                 _ => false,
             };

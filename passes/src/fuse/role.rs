@@ -71,7 +71,7 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
         }
         Op::Linear {} => Role::Contraction,
         Op::DynamicQuantize { .. } => Role::Quantize,
-        Op::PackedAttention { .. } => Role::Alone(KernelKind::Attention { core: id }),
+        Op::Attention { .. } | Op::PackedAttention { .. } => Role::Alone(KernelKind::Attention { core: id }),
         Op::PagedAttention { .. } if in_pages(1) => Role::Alone(KernelKind::Attention { core: id }),
         Op::Rope { .. } => Role::Alone(KernelKind::Rope { core: id }),
         Op::CacheAppend { .. } if in_pages(0) => Role::Alone(KernelKind::CacheAppend { core: id }),
@@ -84,7 +84,6 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
         | Op::LayerNorm { .. }
         | Op::RmsNorm { .. }
         | Op::L2Norm { .. }
-        | Op::Attention { .. }
         | Op::Scatter {}
         | Op::CacheAppend { .. }
         | Op::PagedAttention { .. } => return None,

@@ -128,7 +128,7 @@ fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
     let in_pages = |operand: usize| graph.operand(node, operand).is_some_and(|v| (legal.cache)(graph, v));
     match graph.node(node).op {
         Op::Linear {} => f32() && graph.operand(node, 1).is_some_and(|w| (legal.weight)(graph, w)),
-        Op::PackedAttention { .. } | Op::SegmentPool { .. } | Op::Rope { .. } => f32(),
+        Op::Attention { .. } | Op::PackedAttention { .. } | Op::SegmentPool { .. } | Op::Rope { .. } => f32(),
         Op::CacheAppend { .. } => in_pages(0),
         Op::PagedAttention { .. } => in_pages(1),
         // Contractions take it in.
@@ -147,7 +147,6 @@ fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
         | Op::LayerNorm { .. }
         | Op::RmsNorm { .. }
         | Op::L2Norm { .. }
-        | Op::Attention { .. }
         // A rewrite puts primitives in its place.
         | Op::Scatter {} => false,
         Op::Arg { .. }

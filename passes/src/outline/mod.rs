@@ -10,6 +10,7 @@
 //! A block neither reads nor writes states: caches come in by argument and leave as results.
 
 mod block;
+mod conditions;
 mod extract;
 
 use std::cmp::Reverse;
@@ -27,6 +28,7 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     let program = &mut compiled.program;
     let entries: BTreeSet<String> = program.entries.keys().cloned().collect();
     for (name, graph) in &mut program.entries {
+        conditions::make_anew(graph).map_err(PassError::in_graph(name))?;
         while let Some(repetition) = best(name, graph)? {
             match extract::extract(graph, &repetition, &program.functions, &entries)
                 .map_err(PassError::in_graph(name))?

@@ -8,6 +8,14 @@ pub fn rules() -> Vec<Rule> {
         // Layers as checkpoints store them.
         exact("linear", "x w^T = linear(x, w)", "(dot true ?x ?w)", "(linear ?x ?w absent)")
             .when("(@param ?w) (@rank ?w #2) (@float ?x)"),
+        // A weight that an exporter left input by output is turned when weights are packed.
+        exact(
+            "linear-by-columns",
+            "x w = linear(x, w^T)",
+            "(dot false ?x ?w)",
+            "(linear ?x (transpose [1,0] ?w) absent)",
+        )
+        .when("(@plain ?w) (@rank ?w #2) (@float ?x)"),
         exact(
             "linear-of-rows",
             "linear(reshape(x), w) = reshape(linear(x, w)) if the last axis stays",

@@ -15,6 +15,8 @@ pub enum Bytes {
     Arg(usize),
     /// Memory that the threads of a call share within a kernel.
     Scratch,
+    /// The tickets that threads draw until the next barrier.
+    Tickets,
     /// What nothing writes while the graph runs: weights, constants.
     Constant,
 }

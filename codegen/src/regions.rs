@@ -13,7 +13,7 @@ use crate::CodegenError;
 use crate::builder::{At, Builder, ENTRY, IntOp};
 use crate::cores::Field;
 use crate::entry::{GraphCode, Of, signature};
-use crate::hazards::Access;
+use crate::hazards::{Access, Bytes};
 use crate::link::{FunctionId, import};
 use crate::loops::Span;
 
@@ -78,7 +78,8 @@ impl GraphCode<'_, '_, '_> {
     /// Emits a region.
     pub(crate) fn region(&mut self, region: &Region) -> Result<(), CodegenError> {
         let kernels = &self.plan.kernels[region.kernels.clone()];
-        let accesses: Vec<Access> = kernels.iter().flat_map(|k| self.accesses(k)).collect();
+        let mut accesses: Vec<Access> = kernels.iter().flat_map(|k| self.accesses(k)).collect();
+        accesses.push(Access { bytes: Bytes::Tickets, write: true });
         if self.hazards.conflict(&accesses, &self.shared.program.symbols) {
             self.barrier();
         }

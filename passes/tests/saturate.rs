@@ -9,9 +9,9 @@ use lith_ir::testing::{Rng, close, random_case};
 use lith_ir::{
     Binary, Builder, DType, Dim, Graph, GraphError, Op, Program, Reduction, Symbol, SymbolInfo, Type, Unary, Value,
 };
-use lith_passes::weights::GraphWeights;
 use lith_passes::saturate::cost::Costs;
 use lith_passes::saturate::{Budget, DeviceProfile, Numeric, Rules, Saturation, rules};
+use lith_passes::weights::GraphWeights;
 use lith_passes::{Compiled, Options, Stage, run};
 
 const HIDDEN: i64 = 16;

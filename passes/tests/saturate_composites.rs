@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::testing::{Case, Rng, cases_for};
 use lith_ir::{Class, Graph, Op, Program};
-use lith_passes::weights::GraphWeights;
 use lith_passes::saturate::cost::Costs;
 use lith_passes::saturate::{Budget, DeviceProfile, Numeric, Rules, Saturation, rules};
+use lith_passes::weights::GraphWeights;
 use lith_passes::{Stage, run_until};
 
 fn count(graph: &Graph, name: &str) -> usize {

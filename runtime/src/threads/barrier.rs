@@ -17,6 +17,8 @@ pub struct Barrier {
     threads: usize,
     arrived: Line<AtomicUsize>,
     generation: Line<AtomicUsize>,
+    /// Tickets drawn since all were here.
+    tickets: Line<AtomicUsize>,
     broken: AtomicBool,
     /// Threads that sleep, or are about to.
     asleep: AtomicUsize,
@@ -31,6 +33,7 @@ impl Barrier {
             threads,
             arrived: Line::default(),
             generation: Line::default(),
+            tickets: Line::default(),
             broken: AtomicBool::new(false),
             asleep: AtomicUsize::new(0),
             gate: Mutex::new(()),
@@ -44,12 +47,14 @@ impl Barrier {
     /// If a thread of the team panicked and so will never come.
     pub fn wait(&self) {
         if self.threads <= 1 {
+            self.tickets.0.store(0, Ordering::Relaxed);
             return;
         }
         let generation = self.generation.0.load(Ordering::Relaxed);
         if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
-            // The count is reset before the new generation is seen, so nobody can arrive in between.
+            // These are reset before the new generation is seen, so nobody can arrive or draw in between.
             self.arrived.0.store(0, Ordering::Relaxed);
+            self.tickets.0.store(0, Ordering::Relaxed);
             // In one order with `asleep`: either a sleeper is seen here, or it sees the new generation.
             self.generation.0.store(generation.wrapping_add(1), Ordering::SeqCst);
             self.ring();
@@ -66,6 +71,12 @@ impl Barrier {
         }
         let through = self.generation.0.load(Ordering::Acquire) != generation;
         assert!(through, "another thread of the team panicked");
+    }
+
+    /// 0, 1, 2, ... to whoever asks first, from 0 again after each [`Barrier::wait`]: shares of work for threads that come
+    /// to them.
+    pub fn ticket(&self) -> usize {
+        self.tickets.0.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Wakes the threads that sleep.

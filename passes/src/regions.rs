@@ -39,7 +39,7 @@ fn find(graph: &Graph, kernels: &[Kernel], in_pages: &dyn Fn(Value) -> bool) -> 
             end += 1;
         }
         let contracts = |k: &Kernel| matches!(k.kind, KernelKind::Contraction { .. });
-        if end > start + 1 && kernels[start..end].iter().any(contracts) {
+        if kernels[start..end].iter().any(contracts) {
             let read_after = |v: &Value| stored.reads[end..].iter().any(|reads| reads.contains(v));
             let inner = kernels[start..end].iter().flat_map(|k| &k.outputs).copied();
             let inner = inner.filter(|v| !results.contains(v) && !read_after(v) && !in_pages(*v)).collect();

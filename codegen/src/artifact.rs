@@ -54,10 +54,8 @@ pub fn write_artifact<'w, E: From<CodegenError>>(
     }
     for entry in &module.manifest.params {
         out.pad_to(layout.weights + entry.offset)?;
-        let data = match module.derived.contains(&entry.name) {
-            true => module.derived.value(&entry.name, weights)?,
-            false => weights(&entry.name)?,
-        };
+        let derived = module.derived.contains(&entry.name);
+        let data = if derived { module.derived.value(&entry.name, weights)? } else { weights(&entry.name)? };
         out.write(&stored(entry, &data)?)?;
     }
     out.pad_to(layout.size)?;

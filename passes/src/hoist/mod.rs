@@ -166,14 +166,8 @@ fn from_function(graph: &Graph, taken: &[Value]) -> Result<(Graph, Vec<Argument>
         fresh.insert(arg.node, value);
     }
     left.prune();
-    // Arguments are numbered anew without those that nothing reads. Others than weights stay: calls compute them for it.
-    let read_before = |a: NodeId| !graph.users(a.into()).is_empty();
-    let stays = |&a: &NodeId| {
-        !left.users(a.into()).is_empty()
-            || fresh.contains_key(&a)
-            || left.results().iter().any(|(_, v)| v.node == a)
-            || !read_before(a)
-    };
+    // Arguments are numbered anew without those that nothing reads.
+    let stays = |&a: &NodeId| !left.users(a.into()).is_empty() || left.results().iter().any(|(_, v)| v.node == a);
     let kept: Vec<NodeId> = left.args().into_iter().filter(stays).collect();
     let mut known = BTreeMap::new();
     let (mut function, mut arguments) = (Graph::new(), Vec::new());

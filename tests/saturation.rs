@@ -152,7 +152,6 @@ fn shown(name: &str) -> String {
 
 /// The examples of the documentation, word for word; `BLESS=1` writes them anew.
 #[test]
-#[ignore = "docs/saturation.md has no examples before BLESS=1 has written them"]
 fn examples_are_what_comes_out() {
     let doc = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/saturation.md");
     let mut text = fs::read_to_string(&doc).unwrap();

@@ -31,7 +31,8 @@ fn check(folder: &Path, padded: bool, numeric: Numeric) -> (f64, f64) {
         assert_eq!(compiled.saturation.graphs.is_empty(), !saturate);
         for report in &compiled.saturation.graphs {
             let found = costs[&report.graph].typical_us();
-            assert!((found - report.cost_after_us).abs() <= found * 1e-9, "{}: {report:?}", folder.display());
+            let told = report.cost_after_us;
+            assert!((found - told).abs() <= found * 1e-9, "{}: {found} {report:?}", folder.display());
         }
         (runs(&compiled.program), costs)
     });

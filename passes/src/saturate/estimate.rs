@@ -39,55 +39,11 @@ impl PlanCost {
 /// # Errors
 /// When the program has no kernels.
 pub fn plan_costs(program: &Program, options: &Options) -> Result<BTreeMap<String, PlanCost>, PassError> {
-    let (program, left_out) = without_repeated_calls(program);
-    let mut compiled = Compiled { program, ..Compiled::default() };
+    let mut compiled = Compiled { program: program.clone(), ..Compiled::default() };
     for stage in Stage::ALL.iter().filter(|s| (Stage::Saturate..=Stage::Fuse).contains(s)).skip(1) {
         stage.run(&mut compiled, options)?;
     }
-    let mut costs = costs_of(&compiled, &options.device)?;
-    for (name, calls) in left_out {
-        if let Some(cost) = costs.get_mut(&name) {
-            cost.kernels += calls;
-        }
-    }
-    Ok(costs)
-}
-
-/// A program that costs the same, whose entry points call each function twice at most, for each choice of arguments that are
-/// parameters; and how many calls each lacks. What the others result in comes from outside: a call costs its graph nothing,
-/// so depth need not either. Programs with states stay as they are, since what calls do to those matters.
-fn without_repeated_calls(program: &Program) -> (Program, BTreeMap<String, usize>) {
-    let mut thin = program.clone();
-    let mut left_out = BTreeMap::new();
-    if !program.states.is_empty() {
-        return (thin, left_out);
-    }
-    for (name, graph) in &mut thin.entries {
-        let Ok(order) = graph.topological() else { continue };
-        let mut seen: BTreeMap<(String, Vec<bool>), usize> = BTreeMap::new();
-        let mut next = graph.args().len();
-        for node in order {
-            let Op::Call { function, .. } = &graph.node(node).op else { continue };
-            let param = |v: &Value| matches!(graph.node(v.node).op, Op::Param { .. });
-            let kind = (function.clone(), graph.inputs(node).iter().map(param).collect());
-            let calls = seen.entry(kind).or_default();
-            *calls += 1;
-            // What is a result stays one of a kernel.
-            if *calls <= 2 || graph.results().iter().any(|(_, v)| v.node == node) {
-                continue;
-            }
-            let types = graph.node(node).types.clone();
-            for (result, ty) in (0..).zip(types) {
-                let arg = Op::Arg { index: next, name: format!("call_{next}"), ty };
-                let Ok(value) = graph.add(arg, &[], "") else { continue };
-                graph.replace(Value { node, result }, value);
-                next += 1;
-            }
-            *left_out.entry(name.clone()).or_default() += 1;
-        }
-        graph.prune();
-    }
-    (thin, left_out)
+    costs_of(&compiled, &options.device)
 }
 
 /// What every graph of a program with a plan costs on a device, by name.

@@ -85,15 +85,19 @@ impl GraphCode<'_, '_, '_> {
         }
         let by_rows = self.part(region, true)?;
         let by_kernels = self.part(region, false)?;
-        let outputs = kernels.iter().flat_map(|k| &k.outputs);
-        let row = outputs.fold(Dim::default(), |sum, &v| sum + row_bytes(self, v));
+        // What a row of the widest kernel reads and stores.
+        let bytes = |v: Value| row_bytes(self, v).as_const().unwrap_or(0);
+        let of_rows = |v: &Value| self.graph.ty(*v).shape.first() == Some(&region.rows);
+        let touched =
+            |k: &Kernel| self.operands(k).into_iter().filter(of_rows).chain(k.outputs.iter().copied()).map(bytes).sum();
+        let row: i64 = kernels.iter().map(touched).max().unwrap_or(0);
         let fields = vec![
             (offset_of!(RegionArgs, context), Field::At(self.context)),
             (offset_of!(RegionArgs, arena), Field::At(self.arena)),
             (offset_of!(RegionArgs, args), Field::At(self.args)),
             (offset_of!(RegionArgs, results), Field::At(self.results)),
             (offset_of!(RegionArgs, rows), Field::Size(region.rows.clone())),
-            (offset_of!(RegionArgs, row_bytes), Field::Size(row)),
+            (offset_of!(RegionArgs, row_bytes), Field::Number(row)),
             (offset_of!(RegionArgs, by_rows), Field::At(self.pointer(by_rows, 7))),
             (offset_of!(RegionArgs, by_kernels), Field::At(self.pointer(by_kernels, 6))),
         ];

@@ -102,7 +102,7 @@ pub struct RegionArgs {
     pub results: *const *mut u8,
     /// How many rows there are.
     pub rows: i64,
-    /// Bytes of a row of all that the kernels store.
+    /// Bytes of a row of what one kernel reads and stores, of that where they are most.
     pub row_bytes: i64,
     /// All kernels for some rows.
     pub by_rows: RowsFn,

@@ -235,7 +235,7 @@ fn run<W: Weight>(isa: Isa, gemm: Gemm<'_, W>) {
     let rows = rows.start + first..rows.end + first;
     let panels = part(panels, gemm.thread % by_panels, by_panels);
     // Rows of A that stay in the second-level cache while the panels pass by.
-    let row_block = (second_cache() / (16 * k.max(1))).clamp(LEAST_ROWS, 512);
+    let row_block = (second_cache() * 5 / 8 / (4 * k.max(1))).clamp(LEAST_ROWS, 512);
     let most = row_block.min(rows.len());
     let represented = if gemm.bytes > 0 { (most * k).next_multiple_of(LANES) } else { 0 };
     let narrow = if n.is_multiple_of(LANES) { 0 } else { most * LANES };

@@ -25,7 +25,7 @@ pub unsafe extern "C" fn run_region(args: *const RegionArgs, thread: i64, thread
     let (args, barrier) = unsafe { (&*args, &*(*(*args).context).barrier) };
     let (rows, count) = (args.rows.max(0) as usize, threads.max(1) as usize);
     let units = rows.div_ceil(UNIT);
-    let fitting = second_cache() * 5 / 8 / args.row_bytes.max(1) as usize / UNIT;
+    let fitting = second_cache() * 3 / 4 / args.row_bytes.max(1) as usize / UNIT;
     let most = MOST.min(fitting).min(units / count);
     if most < LEAST {
         // SAFETY: compiled code's own function, with what it handed over.

@@ -93,7 +93,7 @@ impl Derived {
 /// The parameters that a graph reads.
 fn sources(graph: &Graph) -> BTreeSet<&str> {
     let name = |op| match op {
-        &Op::Param { ref name, .. } => Some(name.as_str()),
+        Op::Param { name, .. } => Some(name.as_str()),
         _ => None,
     };
     graph.petgraph().node_weights().filter_map(|n| name(&n.op)).collect()

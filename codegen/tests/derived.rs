@@ -5,8 +5,9 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lith_codegen::{CodegenError, WeightStorage};
+use lith_codegen::{CodegenError, WeightData, WeightStorage};
 use lith_ir::interp::{Interpreter, Mode, Tensor};
+use lith_ir::quant::Storage;
 use lith_ir::testing::{Rng, close};
 use lith_ir::{Activation, Builder, DType, Dim, Graph, Op, Program as Ir, Symbol, SymbolInfo, Type, Value};
 use lith_passes::Options;
@@ -63,15 +64,35 @@ impl Model {
     }
 }
 
-fn model() -> Model {
+/// Queries, keys and values of packed sequences, attention, and a layer behind it.
+fn attention(m: &mut Model, p: &str, x: Value, offsets: Value) -> Value {
+    let [q, k, v] = ["query", "key", "value"].map(|n| m.linear(&format!("{p}.{n}"), x, WIDTH, true));
+    let op = Op::PackedAttention { heads: 2, kv_heads: 2, scale: 0.25, causal: false };
+    let context = m.at(p).op(op, &[q, k, v, offsets]).unwrap();
+    let y = m.linear(&format!("{p}.output"), context, WIDTH, true);
+    m.at(p).add(y, x).unwrap()
+}
+
+/// Layers that read nothing but tokens, or layers of attention.
+fn model(attends: bool) -> Model {
     let tokens = Symbol::new("tokens");
     let mut ir = Ir::new("layers");
     ir.symbols.insert(tokens.clone(), SymbolInfo { min: 1, ..SymbolInfo::default() });
     let mut m = Model { ir, params: BTreeMap::new(), rng: Rng::new(11), graph: Graph::new() };
     let ty = Type::new(DType::F32, [Dim::symbol(&tokens), Dim::from(WIDTH)]);
     let mut x = m.at("").arg("x", ty).unwrap();
+    let sequences = Symbol::new("sequences");
+    if attends {
+        m.ir.symbols.insert(sequences.clone(), SymbolInfo { min: 1, ..SymbolInfo::default() });
+    }
+    let ty = Type::new(DType::I32, [Dim::symbol(&sequences) + Dim::constant(1)]);
+    let offsets = attends.then(|| m.at("").arg("offsets", ty).unwrap());
     for i in 0..LAYERS {
-        x = m.layer(&format!("layers.{i}"), x);
+        let path = format!("layers.{i}");
+        x = match offsets {
+            Some(offsets) => attention(&mut m, &path, x, offsets),
+            None => m.layer(&path, x),
+        };
     }
     m.graph.add_result("y", x);
     m.ir.entries.insert("main".into(), m.graph.clone());
@@ -84,15 +105,15 @@ fn input(rows: usize) -> Tensor {
     Tensor::floats(DType::F32, &[rows, WIDTH], values).unwrap()
 }
 
-fn interpreted(ir: &Ir, params: &BTreeMap<String, Tensor>, x: &Tensor, mode: Mode) -> Tensor {
+fn interpreted(ir: &Ir, params: &BTreeMap<String, Tensor>, args: &[Tensor], mode: Mode) -> Tensor {
     let param = |name: &str| params.get(name).cloned();
     let interpreter = Interpreter::new(ir, mode).unwrap();
-    interpreter.run("main", &[x.clone()], &param, &mut BTreeMap::new()).unwrap().remove(0)
+    interpreter.run("main", args, &param, &mut BTreeMap::new()).unwrap().remove(0)
 }
 
 #[test]
 fn scales_and_norm_weights_are_in_the_stored_weights() {
-    let m = model();
+    let m = model(false);
     let options = Options { numeric: Numeric::Reassociate, ..Options::default() };
     let (ir, plan) = support::planned(&m.ir, &options);
     assert_eq!(ir.functions.len(), 1, "{ir}");
@@ -102,8 +123,8 @@ fn scales_and_norm_weights_are_in_the_stored_weights() {
     let parsed: Ir = ir.to_string().parse().unwrap();
     assert_eq!(parsed.to_string(), ir.to_string());
     let x = input(5);
-    let expected = interpreted(&m.ir, &m.params, &x, Mode::Exact);
-    close(&expected, &interpreted(&parsed, &m.params, &x, Mode::Exact), 1e-9).unwrap();
+    let expected = interpreted(&m.ir, &m.params, &[x.clone()], Mode::Exact);
+    close(&expected, &interpreted(&parsed, &m.params, &[x.clone()], Mode::Exact), 1e-9).unwrap();
 
     let folder = tempfile::tempdir().unwrap();
     let paths = ["a", "b"].map(|name| folder.path().join(name));
@@ -129,15 +150,15 @@ fn scales_and_norm_weights_are_in_the_stored_weights() {
         let view = View { dtype: DType::F32, shape: x.shape(), bytes: &bytes };
         let found = program.run("main", &[("x", view)]).unwrap();
         let found = Tensor::from_bytes(DType::F32, found[0].shape(), found[0].bytes()).unwrap();
-        close(&interpreted(&m.ir, &m.params, &x, Mode::Exact), &found, 2e-5).unwrap();
+        close(&interpreted(&m.ir, &m.params, &[x.clone()], Mode::Exact), &found, 2e-5).unwrap();
     }
 }
 
 #[test]
 fn weights_that_are_stored_otherwise_stay() {
-    let m = model();
+    let m = model(false);
     let stored = (0..LAYERS).flat_map(|i| ["up", "down"].map(|n| format!("layers.{i}.{n}.weight")));
-    let stored = stored.map(|n| (n, lith_ir::quant::Storage::Float(DType::Bf16))).collect();
+    let stored = stored.map(|n| (n, Storage::Float(DType::Bf16))).collect();
     let options = Options { numeric: Numeric::Reassociate, stored, ..Options::default() };
     let (ir, _) = support::planned(&m.ir, &options);
     let params = |g: &Graph| -> Vec<String> {
@@ -150,4 +171,57 @@ fn weights_that_are_stored_otherwise_stay() {
     let read: BTreeSet<String> = ir.entries.values().flat_map(params).collect();
     assert!((0..LAYERS).all(|i| read.contains(&format!("layers.{i}.up.weight"))), "{ir}");
     assert!(ir.derived.values().flat_map(params).all(|n| !n.ends_with("up.weight")), "{ir}");
+}
+
+/// Queries, keys and values are columns of one product, also where weights are stored as codes, and mean what they meant layer
+/// by layer.
+#[test]
+fn one_product_gives_queries_keys_and_values() {
+    let m = model(true);
+    let scheme = lith_passes::quantize::scheme("int8-32").unwrap();
+    let codes: BTreeMap<String, Storage> =
+        m.ir.params
+            .iter()
+            .filter(|(_, t)| t.rank() == 2)
+            .map(|(n, _)| (n.clone(), Storage::Quantized(scheme)))
+            .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("attention");
+    for stored in [BTreeMap::new(), codes] {
+        let (ir, plan) = support::planned(&m.ir, &Options { stored: stored.clone(), ..Options::default() });
+        assert_eq!(ir.derived.len(), 2 * LAYERS, "{ir}");
+        let layer = plan.graphs.get(ir.functions.keys().next().unwrap()).unwrap();
+        assert_eq!(layer.kernels.iter().filter(|k| k.kind.name() == "loop").count(), 0, "columns are copied");
+        let storage = WeightStorage { by_param: stored.clone(), ..WeightStorage::of(DType::F32) };
+        let module = lith_codegen::compile(&ir, &plan, &support::target("native"), &storage).unwrap();
+        let values =
+            |name: &str| -> Vec<f32> { m.params[name].as_floats().unwrap().iter().map(|&v| v as f32).collect() };
+        let quantized = |name: &str| lith_passes::quantize::quantize(&values(name), WIDTH, scheme);
+        let mut weights = |name: &str| {
+            let codes = stored.contains_key(name);
+            Ok(if codes { WeightData::Quantized(quantized(name)) } else { support::elements(&m.params[name]) })
+        };
+        lith_codegen::write_artifact::<CodegenError>(&path, &module, &mut weights, &[]).unwrap();
+        // What the program means by its parameters is what the codes stand for.
+        let mut params = m.params.clone();
+        for name in stored.keys() {
+            let values = quantized(name).dequantize().into_iter().map(f64::from).collect();
+            params.insert(name.clone(), Tensor::floats(DType::F32, params[name].shape(), values).unwrap());
+        }
+        for threads in [1, 2] {
+            let program = Program::open(&path, threads).unwrap();
+            for ends in [&[0, 9][..], &[0, 3, 20, 21]] {
+                let x = input(*ends.last().unwrap() as usize);
+                let offsets =
+                    Tensor::ints(DType::I32, &[ends.len()], ends.iter().map(|&e| e as i64).collect()).unwrap();
+                let bytes = [x.to_bytes(), offsets.to_bytes()];
+                let view = |t: &Tensor, i: usize| View { dtype: t.dtype(), shape: t.shape(), bytes: &bytes[i] };
+                let found = program.run("main", &[("x", view(&x, 0)), ("offsets", view(&offsets, 1))]);
+                let found = found.unwrap();
+                let found = Tensor::from_bytes(DType::F32, found[0].shape(), found[0].bytes()).unwrap();
+                let args = [x, offsets];
+                close(&interpreted(&m.ir, &params, &args, Mode::Exact), &found, 2e-5).unwrap();
+            }
+        }
+    }
 }

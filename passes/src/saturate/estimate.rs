@@ -156,7 +156,7 @@ fn part_read(costs: &Costs<'_>, graph: &Graph, node: NodeId, operand: usize) -> 
         (Op::PagedAttention { .. }, _) => {
             let cache = graph.ty(graph.operand(node, operand)?);
             let [_, page, rest @ ..] = cache.shape.as_slice() else { return None };
-            let paged = rest.len() >= 1 && operand > 0 && page.as_const() == Some(lith_ir::plan::PAGE_TOKENS as i64);
+            let paged = !rest.is_empty() && operand > 0 && page.as_const() == Some(lith_ir::plan::PAGE_TOKENS as i64);
             let row: f64 = rest.iter().map(|d| costs.size(d)).product();
             paged.then(|| row * cache.dtype.size() as f64 * CACHED_KEYS)
         }

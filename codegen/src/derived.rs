@@ -92,11 +92,11 @@ impl Derived {
 
 /// The parameters that a graph reads.
 fn sources(graph: &Graph) -> BTreeSet<&str> {
-    let name = |op| match op {
+    let names = graph.petgraph().node_weights().filter_map(|n| match &n.op {
         Op::Param { name, .. } => Some(name.as_str()),
         _ => None,
-    };
-    graph.petgraph().node_weights().filter_map(|n| name(&n.op)).collect()
+    });
+    names.collect()
 }
 
 /// The parameters of which a derived one is the rows one after the other, if it is.

@@ -123,8 +123,8 @@ fn scales_and_norm_weights_are_in_the_stored_weights() {
     let parsed: Ir = ir.to_string().parse().unwrap();
     assert_eq!(parsed.to_string(), ir.to_string());
     let x = input(5);
-    let expected = interpreted(&m.ir, &m.params, &[x.clone()], Mode::Exact);
-    close(&expected, &interpreted(&parsed, &m.params, &[x.clone()], Mode::Exact), 1e-9).unwrap();
+    let expected = interpreted(&m.ir, &m.params, std::slice::from_ref(&x), Mode::Exact);
+    close(&expected, &interpreted(&parsed, &m.params, std::slice::from_ref(&x), Mode::Exact), 1e-9).unwrap();
 
     let folder = tempfile::tempdir().unwrap();
     let paths = ["a", "b"].map(|name| folder.path().join(name));
@@ -150,7 +150,7 @@ fn scales_and_norm_weights_are_in_the_stored_weights() {
         let view = View { dtype: DType::F32, shape: x.shape(), bytes: &bytes };
         let found = program.run("main", &[("x", view)]).unwrap();
         let found = Tensor::from_bytes(DType::F32, found[0].shape(), found[0].bytes()).unwrap();
-        close(&interpreted(&m.ir, &m.params, &[x.clone()], Mode::Exact), &found, 2e-5).unwrap();
+        close(&interpreted(&m.ir, &m.params, std::slice::from_ref(&x), Mode::Exact), &found, 2e-5).unwrap();
     }
 }
 
@@ -215,9 +215,11 @@ fn one_product_gives_queries_keys_and_values() {
                 let offsets =
                     Tensor::ints(DType::I32, &[ends.len()], ends.iter().map(|&e| e as i64).collect()).unwrap();
                 let bytes = [x.to_bytes(), offsets.to_bytes()];
-                let view = |t: &Tensor, i: usize| View { dtype: t.dtype(), shape: t.shape(), bytes: &bytes[i] };
-                let found = program.run("main", &[("x", view(&x, 0)), ("offsets", view(&offsets, 1))]);
-                let found = found.unwrap();
+                let [x_view, offsets_view] = [0, 1].map(|i| {
+                    let of = [&x, &offsets][i];
+                    View { dtype: of.dtype(), shape: of.shape(), bytes: &bytes[i] }
+                });
+                let found = program.run("main", &[("x", x_view), ("offsets", offsets_view)]).unwrap();
                 let found = Tensor::from_bytes(DType::F32, found[0].shape(), found[0].bytes()).unwrap();
                 let args = [x, offsets];
                 close(&interpreted(&m.ir, &params, &args, Mode::Exact), &found, 2e-5).unwrap();

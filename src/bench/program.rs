@@ -36,7 +36,6 @@ impl Running {
             let shape = ty.static_shape().filter(|_| ty.dtype == DType::F32).ok_or_else(|| {
                 Error::input(format!("argument `{name}` is {ty}; only f32 of a fixed shape can be made up"))
             })?;
-            let shape: Vec<usize> = shape.iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
             let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MOST);
             let elements = elements.ok_or_else(|| Error::input(format!("argument `{name}` of {ty} is too large")))?;
             args.push((name.clone(), shape, values(elements)));

@@ -2,11 +2,11 @@
 //! that calls compiled code. Knows entry points and the manifest, no model and no task.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::path::Path;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use memmap2::MmapMut;
 
 use crate::abi::{Context, DimsFn, EntryFn, MathTable, Table};
 use crate::artifact::{Artifact, ArtifactError};
@@ -46,28 +46,21 @@ pub enum CallError {
     },
 }
 
-/// Memory for intermediate values, aligned to 64 bytes.
-struct Arena {
-    data: NonNull<u8>,
-    layout: Layout,
-}
+/// Memory for intermediate values and states, aligned to pages, zeros at first.
+struct Arena(MmapMut);
 
-// SAFETY: an arena owns its memory, as a `Vec<u8>` does.
-unsafe impl Send for Arena {}
+/// From so many bytes on an arena asks for large pages: matrices go through more small ones than a core knows addresses of.
+const LARGE_PAGES: usize = 4 << 20;
 
 impl Arena {
     fn new(bytes: usize) -> Option<Arena> {
-        let layout = Layout::from_size_align(bytes.max(64), 64).ok()?;
-        // SAFETY: the layout's size is not zero.
-        let data = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Arena { data, layout })
-    }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.data.as_ptr(), self.layout) }
+        let map = MmapMut::map_anon(bytes.max(64)).ok()?;
+        #[cfg(target_os = "linux")]
+        if bytes >= LARGE_PAGES {
+            // Only speed depends on it.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Some(Arena(map))
     }
 }
 
@@ -323,12 +316,13 @@ impl Program {
             let shape: Vec<usize> = r.shape.iter().map(|&i| dims[i].max(0) as usize).collect();
             results.push(Tensor::zeros(r.dtype, shape).ok_or_else(|| memory(u64::MAX))?);
         }
-        let arena = self.take_arena(dims[entry.arena].max(0) as u64).map_err(memory)?;
-        let states = lock(&self.states);
+        let mut arena = self.take_arena(dims[entry.arena].max(0) as u64).map_err(memory)?;
+        let mut states = lock(&self.states);
         let arg_data: Vec<*const u8> = args.iter().map(|v| v.bytes.as_ptr()).collect();
         let result_data: Vec<*mut u8> = results.iter_mut().map(|t| t.bytes_mut().as_mut_ptr()).collect();
         let null = std::ptr::null_mut();
-        let state_data: Vec<*mut u8> = states.iter().map(|s| s.as_ref().map_or(null, |s| s.data.as_ptr())).collect();
+        let state_data: Vec<*mut u8> =
+            states.iter_mut().map(|s| s.as_mut().map_or(null, |s| s.0.as_mut_ptr())).collect();
         let mut profile = lock(&self.profile);
         let profile_data: *mut Profile = profile.as_mut().map_or(std::ptr::null_mut(), |p| p);
         let code: *const u8 = &self.artifact.code()[entry.code as usize];
@@ -345,7 +339,7 @@ impl Program {
             pages: pool.map_or(null, PagePool::base),
             scratch: &self.scratch,
             profile: profile_data,
-            arena: arena.data.as_ptr(),
+            arena: arena.0.as_mut_ptr(),
             dims: dims.as_ptr(),
         });
         self.pool.run(|team| {
@@ -369,7 +363,7 @@ impl Program {
     fn take_arena(&self, bytes: u64) -> Result<Arena, u64> {
         let mut kept = lock(&self.arenas);
         if let Some(arena) = kept.pop()
-            && arena.layout.size() as u64 >= bytes
+            && arena.0.len() as u64 >= bytes
         {
             return Ok(arena);
         }

@@ -63,8 +63,7 @@ fn code_does_not_grow_with_depth() {
     let (six, six_parts) = code_sizes(&folder.path().join("bert-6"));
     let (many, many_parts) = code_sizes(&folder.path().join("bert-48"));
     // Kernels are numbered in execution order, in which the calls count too.
-    let unnumbered =
-        |(name, bytes): &(String, u64)| (name.trim_end_matches(|c: char| c.is_ascii_digit()).to_string(), *bytes);
+    let unnumbered = |(name, bytes): &(String, u64)| (name.replace(|c: char| c.is_ascii_digit(), ""), *bytes);
     let parts = |all: &[(String, u64)]| all.iter().map(unnumbered).collect::<Vec<_>>();
     assert_eq!(parts(&six_parts), parts(&many_parts));
     assert_eq!(six, many);

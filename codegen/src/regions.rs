@@ -22,7 +22,7 @@ pub(crate) struct Block<'s> {
     region: &'s Region,
     begin: At,
     end: At,
-    /// How far ahead of the place of its first row the block's rows of inner values lie, in rows: not more than 0.
+    /// How many rows behind the place of its first row the block's rows of inner values lie; may be negative.
     ahead: At,
 }
 

@@ -89,8 +89,11 @@ fn a_row_alone_is_the_same_row_in_a_batch_on_any_number_of_threads() {
     let ids = ids(301);
     let programs = [1, 2, 3].map(|n| Program::open(&path, n).unwrap());
     let all = run(&programs[0], &ids);
-    for program in &programs[1..] {
-        assert_eq!(run(program, &ids), all, "{} threads", program.threads());
+    // As many rows as blocks of rows may be cut from in any way.
+    for rows in (90..=301).step_by(7).chain([96, 97, 112, 144, 145, 160, 192, 208]) {
+        for program in &programs {
+            assert_eq!(run(program, &ids[..rows]), all[..rows * WIDTH], "{rows} rows, {} threads", program.threads());
+        }
     }
     for (i, row) in all.chunks_exact(WIDTH).enumerate().step_by(13) {
         assert_eq!(run(&programs[1], &ids[i..i + 1]), row, "row {i} alone");

@@ -138,7 +138,7 @@ pub(crate) fn in_region(plan: &GraphPlan, kernel: usize) -> bool {
     plan.regions.iter().any(|r| r.kernels.contains(&kernel))
 }
 
-/// Whether two values are inner to one region: a thread has the rows that it is at in the places of its first ones.
+/// Whether two values are inner to one region: a thread has the rows that it is at in one place.
 pub(crate) fn both_inner(plan: &GraphPlan, v: Value, w: Value) -> bool {
     plan.regions.iter().any(|r| r.inner.contains(&v) && r.inner.contains(&w))
 }

@@ -111,7 +111,7 @@ pub struct RegionArgs {
 }
 
 /// Runs the kernels of a region for the rows from `begin` to `end`: multiples of 16, or all. Inner values are kept where
-/// rows from `first` on have their place: the first row of this thread.
+/// rows from `first` on have their place, which no other thread uses.
 pub type RowsFn = unsafe extern "C" fn(
     context: *const Context,
     arena: *mut u8,

@@ -89,7 +89,8 @@ fn named_types<'a>(items: impl Iterator<Item = (&'a str, &'a Type)>) -> Vec<(Str
 
 fn calls(graph: &Graph) -> BTreeMap<String, Vec<String>> {
     let mut calls: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for id in graph.petgraph().node_indices() {
+    // In the order of execution; a graph without one was refused before.
+    for id in graph.topological().unwrap_or_default() {
         let node = graph.node(id);
         if let Op::Call { function, .. } = &node.op {
             calls.entry(function.clone()).or_default().push(node.path.to_string());

@@ -8,7 +8,7 @@ use lith_frontend::nn::{self, Act, Frequencies, Rope};
 use lith_frontend::sequence::AttentionSpec;
 use lith_frontend::{CacheType, Layout, Sequence, Trace};
 use lith_ir::interp::{Interpreter, Mode, Tensor};
-use lith_ir::quant::{Scheme, Storage};
+use lith_ir::quant::{QuantMatrix, Scheme, Storage};
 use lith_ir::testing::Rng;
 use lith_ir::{DType, Literal, Program as Ir};
 use lith_passes::Options;
@@ -62,7 +62,7 @@ pub struct Decoder {
     plan: lith_ir::plan::Plan,
     /// Values of the parameters: of quantized ones, what their codes stand for.
     params: BTreeMap<String, Tensor>,
-    stored: BTreeMap<String, lith_ir::quant::QuantMatrix>,
+    stored: BTreeMap<String, QuantMatrix>,
 }
 
 impl Decoder {
@@ -88,7 +88,9 @@ impl Decoder {
         }
         let int8_activations = if form.activations { matrices } else { BTreeSet::new() };
         let rounding = lith_passes::quantize::Rounding::Everywhere;
-        let options = Options { rounding, int8_activations, ..Options::default() };
+        let storage = |(n, m): (&String, &QuantMatrix)| (n.clone(), Storage::Quantized(m.scheme));
+        let packed = stored.iter().map(storage).collect();
+        let options = Options { rounding, int8_activations, stored: packed, ..Options::default() };
         let (program, plan) = super::planned(&ir, &options);
         Decoder { program, plan, params, stored }
     }

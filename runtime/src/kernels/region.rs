@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::caches::second_cache;
-use super::gemm::{part, pieces};
+use super::gemm::pieces;
 use crate::abi::RegionArgs;
 
 /// Blocks begin at multiples of so many rows: whole vectors of any loop, whole tiles of contractions.
@@ -26,22 +26,22 @@ pub unsafe extern "C" fn run_region(args: *const RegionArgs, thread: i64, thread
     let (rows, count) = (args.rows.max(0) as usize, threads.max(1) as usize);
     let units = rows.div_ceil(UNIT);
     let fitting = second_cache() * 3 / 4 / args.row_bytes.max(1) as usize / UNIT;
-    let most = MOST.min(fitting).min(units / count);
+    // Of whole units, so that each thread has a place of its own for a block within the rows that there are.
+    let most = MOST.min(fitting).min(rows / UNIT / count);
     if most < LEAST {
         // SAFETY: compiled code's own function, with what it handed over.
         unsafe { (args.by_kernels)(args.context, thread, threads, args.arena, args.args, args.results) };
         return;
     }
-    // Inner values lie where an equal share of rows would have them, in the share of this thread.
-    let first = part(units, thread as usize, count).start * UNIT;
+    let first = thread as usize * most * UNIT;
     let mut number = barrier.ticket();
     for (i, block) in blocks(units, count, most).enumerate() {
         if i != number {
             continue;
         }
         let (begin, end) = (block.start * UNIT, rows.min(block.end * UNIT));
-        // SAFETY: as above; each ticket is drawn once, so blocks are computed once, and the block is not larger than a
-        // thread's share.
+        // SAFETY: as above; each ticket is drawn once, so blocks are computed once, and blocks fit the places of
+        // their threads.
         unsafe {
             (args.by_rows)(args.context, args.arena, args.args, args.results, begin as i64, end as i64, first as i64)
         };
@@ -49,7 +49,7 @@ pub unsafe extern "C" fn run_region(args: *const RegionArgs, thread: i64, thread
     }
 }
 
-/// The blocks of so many units, none larger than `most`, which is at most an equal share. Threads take them as they come
+/// The blocks of so many units, none larger than `most`. Threads take them as they come
 /// to them; the last ones are small, so that all are through at about the same time, also those whose core is slowed down
 /// by others.
 fn blocks(units: usize, threads: usize, most: usize) -> impl Iterator<Item = Range<usize>> {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod calls;
 pub mod canonicalize;
 pub mod check;
 pub mod dump;

@@ -9,6 +9,7 @@ use lith_ir::plan::{CachePlan, GraphPlan, KernelKind, PagePart, Place};
 use lith_ir::{Dim, Graph, NodeId, Op, Program, Symbols, Type, Value};
 
 use crate::cache::Caches;
+use crate::calls::callees_first;
 use crate::reads::Stored;
 use crate::regions::{both_inner, in_region, live_range};
 use crate::{Compiled, PassError};
@@ -32,28 +33,6 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
         plan.graphs.insert(name, next);
     }
     Ok(())
-}
-
-/// Names of all graphs, each after those it calls.
-fn callees_first(program: &Program) -> Result<Vec<String>, PassError> {
-    let mut order: Vec<String> = Vec::new();
-    let mut left: BTreeSet<&str> = program.graphs().map(|(n, _)| n).collect();
-    while !left.is_empty() {
-        let calls_left = |name: &&&str| {
-            program.graph(name).is_some_and(|g| {
-                g.petgraph().node_weights().any(|n| match &n.op {
-                    Op::Call { function, .. } => left.contains(function.as_str()),
-                    _ => false,
-                })
-            })
-        };
-        let Some(&next) = left.iter().find(|n| !calls_left(n)) else {
-            return Err(PassError::broken(left.first().unwrap_or(&""), "functions call each other"));
-        };
-        left.remove(next);
-        order.push(next.to_string());
-    }
-    Ok(order)
 }
 
 /// The parts of a page, in the order of the names of states.

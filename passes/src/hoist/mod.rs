@@ -11,12 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::{Class, Graph, GraphError, NodeId, Op, Program, Value};
 
+use crate::calls::callees_first;
 use crate::weights::{self, GraphWeights, Known, known_after};
 use crate::{Compiled, Options, PassError};
 
 pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
     let program = &mut compiled.program;
-    for name in callees_first(program)? {
+    // Functions first, then entry points in the order of their names, since values get their names there.
+    let order = callees_first(program)?.into_iter().filter(|n| program.functions.contains_key(n));
+    let order: Vec<String> = order.chain(program.entries.keys().cloned()).collect();
+    for name in order {
         let mut weights = weights::find(program, &options.stored, options.numeric).remove(&name).unwrap_or_default();
         // What reads a weight beside what is taken out keeps it: that is settled now.
         weights.settle();
@@ -42,25 +46,6 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
         }
     }
     Ok(lith_ir::verify(program)?)
-}
-
-/// Functions, each after those it calls, then entry points.
-fn callees_first(program: &Program) -> Result<Vec<String>, PassError> {
-    let mut order: Vec<String> = Vec::new();
-    let mut left: BTreeSet<&String> = program.functions.keys().collect();
-    while !left.is_empty() {
-        let waits = |name: &&&String| {
-            let calls = |n: &lith_ir::Node| matches!(&n.op, Op::Call { function, .. } if left.contains(function));
-            program.functions.get(**name).is_some_and(|g| g.petgraph().node_weights().any(calls))
-        };
-        let Some(&next) = left.iter().find(|n| !waits(n)) else {
-            return Err(PassError::broken(&program.name, "functions call each other"));
-        };
-        left.remove(next);
-        order.push(next.clone());
-    }
-    order.extend(program.entries.keys().cloned());
-    Ok(order)
 }
 
 /// The values to take out, in the order of the graph.

@@ -49,15 +49,13 @@ pub unsafe extern "C" fn run_region(args: *const RegionArgs, thread: i64, thread
     }
 }
 
-/// The blocks of so many units, none larger than `most`. Threads take them as they come
-/// to them; the last ones are small, so that all are through at about the same time, also those whose core is slowed down
-/// by others.
+/// The blocks of so many units, none larger than `most`. Threads take them as they come to them; the last ones are small,
+/// so that all are through at about the same time, also those whose core is slowed down by others.
 fn blocks(units: usize, threads: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    // One block for each thread, or one thread: nobody to wait for.
-    let equal = threads == 1 || units <= threads * most;
-    let count = units.div_ceil(most);
-    let even = pieces(0..units, if equal { units.div_ceil(count.next_multiple_of(threads)).max(1) } else { most });
-    let mut start = 0;
+    // One block for each thread, or one thread: nobody to wait for, so all are equal.
+    let equal = if threads == 1 || units <= threads * most { units } else { 0 };
+    let count = units.div_ceil(most).next_multiple_of(threads);
+    let mut start = equal;
     let falling = std::iter::from_fn(move || {
         let left = units - start;
         let size = (left / (2 * threads)).clamp(LEAST, most).min(left);
@@ -70,8 +68,7 @@ fn blocks(units: usize, threads: usize, most: usize) -> impl Iterator<Item = Ran
         start += size;
         (size > 0).then_some(start - size..start)
     });
-    let (even, falling) = if equal { (Some(even), None) } else { (None, Some(falling)) };
-    even.into_iter().flatten().chain(falling.into_iter().flatten())
+    pieces(0..equal, units.div_ceil(count).max(1)).chain(falling)
 }
 
 #[cfg(test)]

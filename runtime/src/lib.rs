@@ -18,3 +18,4 @@ pub mod program;
 pub mod tensor;
 pub mod threads;
 pub mod tokenizer;
+pub mod training;

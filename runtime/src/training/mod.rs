@@ -1,0 +1,7 @@
+//! Training as Transformers' users know it: data, collators, metrics and what drives the compiled steps.
+//!
+//! Must not know the compiler: a compiled program is known by what it takes and gives, so that an executable trains too.
+
+pub mod collate;
+pub mod data;
+pub mod metrics;

@@ -63,6 +63,18 @@ impl Attribute for usize {
     }
 }
 
+impl Attribute for i64 {
+    fn to_value(&self) -> AttrValue {
+        AttrValue::Dim(Dim::from(*self))
+    }
+    fn from_value(value: &AttrValue) -> Result<Self, String> {
+        match value {
+            AttrValue::Dim(d) => d.as_const().ok_or_else(|| format!("expected an integer, found {value:?}")),
+            other => expected("an integer", other),
+        }
+    }
+}
+
 impl Attribute for f64 {
     fn to_value(&self) -> AttrValue {
         AttrValue::Float(*self)

@@ -3,13 +3,17 @@
 //!
 //! 16-bit floats: a composite computes in `f32` and rounds its result once, so operands are widened first.
 
+mod attention;
 mod decoder;
+mod training;
 
 use crate::build::{Builder, Built};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::graph::{Graph, GraphError, NodeId, Value};
 use crate::op::{Activation, Binary, Compare, Op, Pool, Reduction, Unary};
+use attention::Heads;
+pub use training::threefry;
 
 /// Adds the primitives that a composite node stands for to the graph, at the node's path, and returns the value that
 /// equals the node's result. The node stays. `None` when the node is no composite.
@@ -39,13 +43,27 @@ pub fn decompose(graph: &mut Graph, node: NodeId) -> Result<Option<Value>, Graph
         Op::Attention { heads, kv_heads, scale, causal } => {
             let (k, v, mask) = (operand(1)?, operand(2)?, optional(3));
             let a = Heads { heads, kv_heads, scale, rel_bias: optional(4) };
-            in_f32(&mut b, operand(0)?, |b, q| padded_attention(b, &a, [q, k, v], mask, causal))?
+            in_f32(&mut b, operand(0)?, |b, q| a.padded(b, [q, k, v], mask, causal))?
         }
         Op::PackedAttention { heads, kv_heads, scale, causal } => {
             let (k, v, offsets) = (operand(1)?, operand(2)?, operand(3)?);
             let a = Heads { heads, kv_heads, scale, rel_bias: optional(4) };
-            in_f32(&mut b, operand(0)?, |b, q| packed_attention(b, &a, [q, k, v], offsets, causal))?
+            in_f32(&mut b, operand(0)?, |b, q| a.packed(b, [q, k, v], offsets, causal))?
         }
+        Op::PackedAttentionGrad { heads, kv_heads, scale, causal } => {
+            let (k, v, offsets, dy) = (operand(1)?, operand(2)?, operand(3)?, operand(4)?);
+            let a = Heads { heads, kv_heads, scale, rel_bias: optional(5) };
+            in_f32(&mut b, operand(0)?, |b, q| a.packed_grad(b, [q, k, v], offsets, dy, causal))?
+        }
+        Op::CrossEntropy { ignore, smoothing } => {
+            let (labels, target) = (operand(1)?, training::Target { ignore, smoothing });
+            in_f32(&mut b, operand(0)?, |b, x| target.loss(b, x, labels))?
+        }
+        Op::CrossEntropyGrad { ignore, smoothing } => {
+            let (labels, dy, target) = (operand(1)?, operand(2)?, training::Target { ignore, smoothing });
+            in_f32(&mut b, operand(0)?, |b, x| target.gradient(b, x, labels, dy))?
+        }
+        Op::RandomBits { shape, stream } => training::random_bits(&mut b, operand(0)?, &shape, stream)?,
         Op::RmsNorm { eps, offset } => {
             in_f32(&mut b, operand(0)?, |b, x| decoder::rms_norm(b, x, optional(1), eps, offset))?
         }
@@ -88,6 +106,7 @@ pub fn decompose(graph: &mut Graph, node: NodeId) -> Result<Option<Value>, Graph
         | Op::Dot { .. }
         | Op::Reduce { .. }
         | Op::Scatter {}
+        | Op::ScatterAdd {}
         | Op::CumSum { .. }
         | Op::Call { .. }
         | Op::StateRead { .. }
@@ -306,129 +325,6 @@ fn linear(b: &mut Builder<'_>, x: Value, weight: Value, bias: Option<Value>) -> 
     }
     shape.extend(b.ty(weight).shape.into_iter().take(1));
     b.reshape(y, &shape)
-}
-
-/// What both layouts of attention share.
-struct Heads {
-    heads: usize,
-    kv_heads: usize,
-    scale: f64,
-    rel_bias: Option<Value>,
-}
-
-impl Heads {
-    /// `[b, s, kv * d]` to `[b, heads, s, d]`; each of the `kv` heads serves `heads / kv` neighbouring query heads.
-    fn split(&self, b: &mut Builder<'_>, x: Value, kv: usize) -> Built {
-        let shape = b.ty(x).shape;
-        let (batch, length) = (shape[0].clone(), shape[1].clone());
-        let width = Dim::constant(shape[2].as_const().unwrap_or(0) / kv as i64);
-        let x = b.reshape(x, &[batch.clone(), length.clone(), Dim::from(kv), width.clone()])?;
-        let x = b.transpose(x, &[0, 2, 1, 3])?;
-        if kv == self.heads {
-            return Ok(x);
-        }
-        let groups = [batch.clone(), Dim::from(kv), Dim::from(self.heads / kv), length.clone(), width.clone()];
-        let x = b.broadcast(x, &groups, &[0, 1, 3, 4])?;
-        b.reshape(x, &[batch, Dim::from(self.heads), length, width])
-    }
-
-    /// Attention of `q [b, sq, heads * d]` to `k, v [b, sk, kv_heads * d]`. `seen` broadcasts to `[b, heads, sq, sk]`
-    /// along the axes it names; `ahead i32[sq, sk]`, how far ahead of each query each key is, serves the bias.
-    fn attend(
-        &self,
-        b: &mut Builder<'_>,
-        qkv: [Value; 3],
-        seen: Option<(Value, &[usize])>,
-        ahead: Option<Value>,
-    ) -> Built {
-        let [q, k, v] = qkv;
-        let result = b.ty(q);
-        let (k, v) = (widen(b, k)?, widen(b, v)?);
-        let q = self.split(b, q, self.heads)?;
-        let k = self.split(b, k, self.kv_heads)?;
-        let v = self.split(b, v, self.kv_heads)?;
-        let scores = b.dot(q, k, true)?;
-        let mut scores = b.mul_const(scores, self.scale)?;
-        let shape = b.ty(scores).shape;
-        if let (Some(table), Some(ahead)) = (self.rel_bias, ahead) {
-            let table = widen(b, table)?;
-            let zero = (b.ty(table).shape[1].as_const().unwrap_or(1) - 1) / 2;
-            // Gathering clamps, as far distances should.
-            let index = b.add_const(ahead, zero as f64)?;
-            let bias = b.gather(table, index, 1)?;
-            let bias = b.expand(bias, &shape)?;
-            scores = b.add(scores, bias)?;
-        }
-        if let Some((seen, axes)) = seen {
-            let seen = b.broadcast(seen, &shape, axes)?;
-            let never = b.full_like(scores, f64::NEG_INFINITY)?;
-            scores = b.select(seen, scores, never)?;
-        }
-        let weights = softmax(b, scores)?;
-        let mixed = b.dot(weights, v, false)?;
-        let mixed = b.transpose(mixed, &[0, 2, 1, 3])?;
-        b.reshape(mixed, &result.shape)
-    }
-}
-
-/// `i32[sq, sk]`: how far each key is ahead of each query, the first query standing at position `first`.
-fn key_ahead(b: &mut Builder<'_>, sq: &Dim, sk: &Dim, first: &Dim) -> Built {
-    let shape = [sq.clone(), sk.clone()];
-    let (i, j) = (b.iota(&shape, 0, DType::I32)?, b.iota(&shape, 1, DType::I32)?);
-    let ahead = b.sub(j, i)?;
-    if first.as_const() == Some(0) {
-        return Ok(ahead);
-    }
-    let first = b.size(first, DType::I32)?;
-    let first = b.broadcast(first, &shape, &[])?;
-    b.sub(ahead, first)
-}
-
-/// Key mask and causality as one condition over axes of `[b, heads, sq, sk]`.
-fn padded_attention(b: &mut Builder<'_>, a: &Heads, qkv: [Value; 3], mask: Option<Value>, causal: bool) -> Built {
-    let (q, k) = (b.ty(qkv[0]), b.ty(qkv[1]));
-    let (batch, sq, sk) = (q.shape[0].clone(), q.shape[1].clone(), k.shape[1].clone());
-    let first = if causal { sk.clone() - sq.clone() } else { Dim::constant(0) };
-    let ahead = if causal || a.rel_bias.is_some() { Some(key_ahead(b, &sq, &sk, &first)?) } else { None };
-    let past = match ahead.filter(|_| causal) {
-        Some(ahead) => Some(b.compare_const(Compare::Le, ahead, 0.0)?),
-        None => None,
-    };
-    let seen = match (mask, past) {
-        (None, None) => None,
-        (Some(mask), None) => Some((mask, [0usize, 3].as_slice())),
-        (None, Some(past)) => Some((past, [2usize, 3].as_slice())),
-        (Some(mask), Some(past)) => {
-            let shape = [batch, sq, sk];
-            let mask = b.broadcast(mask, &shape, &[0, 2])?;
-            let past = b.broadcast(past, &shape, &[1, 2])?;
-            Some((b.binary(Binary::And, mask, past)?, [0usize, 2, 3].as_slice()))
-        }
-    };
-    a.attend(b, qkv, seen, ahead)
-}
-
-/// One row of the padded form that holds all sequences; tokens see only keys of their own segment.
-fn packed_attention(b: &mut Builder<'_>, a: &Heads, qkv: [Value; 3], offsets: Value, causal: bool) -> Built {
-    let result = b.ty(qkv[0]);
-    let tokens = result.shape[0].clone();
-    let ids = segment_ids(b, offsets, &tokens)?;
-    let shape = [tokens.clone(), tokens.clone()];
-    let (of_query, of_key) = (b.broadcast(ids, &shape, &[0])?, b.broadcast(ids, &shape, &[1])?);
-    let mut seen = b.compare(Compare::Eq, of_query, of_key)?;
-    let ahead =
-        if causal || a.rel_bias.is_some() { Some(key_ahead(b, &tokens, &tokens, &Dim::constant(0))?) } else { None };
-    if let Some(ahead) = ahead.filter(|_| causal) {
-        let past = b.compare_const(Compare::Le, ahead, 0.0)?;
-        seen = b.binary(Binary::And, seen, past)?;
-    }
-    let mut rows = qkv;
-    for x in &mut rows {
-        let shape: Vec<Dim> = std::iter::once(Dim::constant(1)).chain(b.ty(*x).shape).collect();
-        *x = b.reshape(*x, &shape)?;
-    }
-    let y = a.attend(b, rows, Some((seen, &[2, 3])), ahead)?;
-    b.reshape(y, &result.shape)
 }
 
 /// The number of offsets at or before each token, less one.

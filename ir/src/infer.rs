@@ -132,6 +132,7 @@ impl Rule<'_> {
                     Binary::Pow => t.dtype.is_float(),
                     Binary::Max | Binary::Min => true,
                     Binary::And | Binary::Or | Binary::Xor => !t.dtype.is_float(),
+                    Binary::Shl | Binary::Shr => t.dtype.is_int(),
                 };
                 ensure(fits, || format!("`{}` of {t}", f.name()))?;
                 t
@@ -239,7 +240,7 @@ impl Rule<'_> {
                 });
                 Type { dtype: t.dtype, shape: shape.collect() }
             }
-            Op::Scatter {} => {
+            Op::Scatter {} | Op::ScatterAdd {} => {
                 let (t, indices, updates) = (self.operand(0)?, self.operand(1)?, self.operand(2)?);
                 ensure(indices.dtype.is_int() && indices.rank() == 1, || {
                     format!("`indices` is {indices}, expected integers of one axis")
@@ -248,6 +249,7 @@ impl Rule<'_> {
                 let mut expected = t.clone();
                 expected.shape[0] = indices.shape[0].clone();
                 ensure(*updates == expected, || format!("`updates` is {updates}, expected {expected}"))?;
+                ensure(t.dtype != DType::Bool || matches!(op, Op::Scatter {}), || format!("sum of {t}"))?;
                 t.clone()
             }
             Op::CumSum { axis } => {
@@ -330,13 +332,27 @@ impl Rule<'_> {
                 self.rel_bias(4, &q, *heads)?;
                 q
             }
-            Op::PackedAttention { heads, kv_heads, .. } => {
-                let q = self.attention(2, *heads, *kv_heads)?;
-                let k = self.operand(1)?;
-                ensure(q.shape[0] == k.shape[0], || format!("tokens of {q} and {k} differ"))?;
-                self.offsets(3)?;
-                self.rel_bias(4, &q, *heads)?;
-                q
+            Op::PackedAttention { heads, kv_heads, .. } => self.packed_attention(*heads, *kv_heads, 4)?,
+            Op::PackedAttentionGrad { heads, kv_heads, .. } => {
+                let mut t = self.packed_attention(*heads, *kv_heads, 5)?;
+                self.expect(4, "dy", &t)?;
+                let keys = self.operand(1)?;
+                t.shape[1] = t.shape[1].clone() + self.last(keys)? * Dim::constant(2);
+                t
+            }
+            Op::CrossEntropy { smoothing, .. } | Op::CrossEntropyGrad { smoothing, .. } => {
+                let t = self.float(0)?;
+                ensure(t.rank() == 2, || format!("`logits` is {t}, expected [rows, classes]"))?;
+                ensure((0.0..=1.0).contains(smoothing), || format!("smoothing {smoothing}, expected 0 to 1"))?;
+                self.expect(1, "labels", &Type { dtype: DType::I32, shape: vec![t.shape[0].clone()] })?;
+                let rows = Type { dtype: t.dtype, shape: vec![t.shape[0].clone()] };
+                self.expect(2, "dy", &rows)?;
+                if matches!(op, Op::CrossEntropy { .. }) { rows } else { t }
+            }
+            Op::RandomBits { shape, stream } => {
+                self.expect(0, "key", &Type::new(DType::U32, [2i64]))?;
+                ensure(u32::try_from(*stream).is_ok(), || format!("stream {stream}, expected less than 2^32"))?;
+                Type { dtype: DType::U32, shape: shape.clone() }
             }
             Op::SegmentIds { tokens } => {
                 self.offsets(0)?;
@@ -372,6 +388,16 @@ impl Rule<'_> {
             |t: &Type, n: usize| t.shape[rank - 1].as_const().filter(|w| w % n as i64 == 0).map(|w| w / n as i64);
         let (dq, dk) = (width(&q, heads), width(k, kv_heads));
         ensure(dq.is_some() && dq == dk, || format!("query {q} of {heads} heads and key {k} of {kv_heads} heads"))?;
+        Ok(q)
+    }
+
+    /// Shapes of query, key and value over `offsets`, with the bias as operand `bias`; returns the query's type.
+    fn packed_attention(&self, heads: usize, kv_heads: usize, bias: usize) -> Result<Type, String> {
+        let q = self.attention(2, heads, kv_heads)?;
+        let k = self.operand(1)?;
+        ensure(q.shape[0] == k.shape[0], || format!("tokens of {q} and {k} differ"))?;
+        self.offsets(3)?;
+        self.rel_bias(bias, &q, heads)?;
         Ok(q)
     }
 

@@ -129,6 +129,10 @@ words! {
         Or = "or",
         /// Bitwise or logical exclusive or (integers, `bool`).
         Xor = "xor",
+        /// `a * 2^b`, wrapped; `b` counts modulo the number of bits (integers).
+        Shl = "shl",
+        /// `a / 2^b` towards negative infinity; `b` counts modulo the number of bits (integers).
+        Shr = "shr",
     }
 }
 
@@ -341,6 +345,9 @@ ops! {
     /// `x [rows, ..]` with row `indices[i]` replaced by `updates[i]`: `indices` of one axis, `updates [indices, ..]`. Of
     /// equal indices the last counts; an index outside the rows changes nothing.
     Primitive Scatter = "scatter" (x, indices, updates) {}
+    /// `x [rows, ..]` plus `updates[i]` at row `indices[i]`, added in the order of `i`: `indices` of one axis, `updates
+    /// [indices, ..]`. An index outside the rows changes nothing. Integers wrap, 16-bit floats accumulate in `f32`.
+    Primitive ScatterAdd = "scatter_add" (x, indices, updates) {}
     /// Inclusive running sum along `axis`; integers wrap, 16-bit floats accumulate in `f32`.
     Primitive CumSum = "cumsum" (x) { axis: usize }
 
@@ -374,6 +381,9 @@ ops! {
     /// The same over sequences one after the other: `q, k, v [tokens, ..]`, `offsets i32[sequences + 1]` from 0 to
     /// `tokens`, ascending. Tokens attend within their sequence.
     Composite PackedAttention = "packed_attention" (q, k, v, offsets, rel_bias[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool }
+    /// The gradients of [`Op::PackedAttention`] with respect to `q`, `k` and `v`, beside each other: for the gradient `dy` of
+    /// its result `[tokens, heads * d]` the columns of `[tokens, (heads + 2 kv_heads) * d]` are those of `q`, then `k`, then `v`.
+    Composite PackedAttentionGrad = "packed_attention_grad" (q, k, v, offsets, dy, rel_bias[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool }
     /// Writes tokens to a paged cache: `cache [pages, page, heads, d]` or, for one number each head, `[pages, page, heads]`;
     /// `x [tokens, heads * d]` of any floating-point type or that of the cache; `slots i32[tokens]`, where slot
     /// `n * page + i` is place `i` of page `n`. Slots are distinct; one outside the cache is not written. Result as `cache`,
@@ -393,6 +403,19 @@ ops! {
     Composite SegmentIds = "segment_ids" (offsets) { tokens: Dim }
     /// One vector for each sequence: `x [tokens, h]`, `offsets i32[sequences + 1]` to `[sequences, h]`.
     Composite SegmentPool = "segment_pool" (x, offsets) { f: Pool }
+
+    /// What the model loses on each row: `logits [rows, classes]`, `labels i32[rows]` to `[rows]`. With `p` the softmax of a
+    /// row it is `-(1 - smoothing) log p[label] - smoothing mean(log p)` (Szegedy et al. 2016, section 7), computed from the
+    /// logarithm of the sum of exponentials, so that no probability underflows. 0 where the label is `ignore`; other labels
+    /// outside the classes count as the nearest class.
+    Composite CrossEntropy = "cross_entropy" (logits, labels) { ignore: i64, smoothing: f64 }
+    /// The gradient of [`Op::CrossEntropy`] with respect to `logits` for the gradient `dy [rows]` of its result:
+    /// `dy (p - (1 - smoothing) onehot(label) - smoothing / classes)`, 0 in rows where the label is `ignore`.
+    Composite CrossEntropyGrad = "cross_entropy_grad" (logits, labels, dy) { ignore: i64, smoothing: f64 }
+    /// Random bits, a function of `key u32[2]`, `stream` and the place in `shape` alone: element `i`, in row-major order modulo
+    /// `2^32`, is the exclusive or of the two words of Threefry-2x32 with 20 rounds (Salmon et al. 2011) of the counter
+    /// `(i, stream)`, `stream` below `2^32`.
+    Composite RandomBits = "random_bits" (key) { shape: Vec<Dim>, stream: usize }
 
     /// Runs the function of this name; its arguments are the operands, its results have these types.
     Control Call = "call" (xs[*]) { function: String, results: Vec<Type> }

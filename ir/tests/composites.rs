@@ -3,10 +3,10 @@
 mod common;
 
 use common::{floats, near, random, run, run_in};
-use lith_ir::decompose::decompose_all;
+use lith_ir::decompose::{decompose_all, threefry};
 use lith_ir::interp::{Interpreter, Mode, Tensor};
 use lith_ir::testing::{Rng, cases_for, tolerance};
-use lith_ir::{Activation, Class, DType, Dim, Graph, Op, Pool, Program, Symbol, SymbolInfo, Type};
+use lith_ir::{Activation, Builder, Class, DType, Dim, Graph, Op, Pool, Program, Symbol, SymbolInfo, Type};
 
 #[test]
 fn decompositions_are_primitives_and_leave_nothing_behind() {
@@ -363,4 +363,74 @@ fn a_small_encoder_takes_seconds_at_most() {
     }
     println!("both modes: {:?}", start.elapsed());
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
+/// The known answers that come with the generator's authors' library.
+#[test]
+fn threefry_gives_its_known_answers() {
+    let words = |[a, b]: [u32; 2]| Tensor::ints(DType::U32, &[2], vec![a.into(), b.into()]).unwrap();
+    for (counter, key, expected) in [
+        ([0; 2], [0; 2], [0x6b20_0159_i64, 0x99ba_4efe]),
+        ([u32::MAX; 2], [u32::MAX; 2], [0x1cb9_96fc, 0xbb00_2be7]),
+        ([0x243f_6a88, 0x85a3_08d3], [0x1319_8a2e, 0x0370_7344], [0xc492_3a9c, 0x483d_f7a0]),
+    ] {
+        let mut graph = Graph::new();
+        let mut b = Builder::new(&mut graph, "test");
+        let [counter_arg, key_arg] = ["counter", "key"].map(|n| b.arg(n, Type::new(DType::U32, [2i64])).unwrap());
+        let mut word = |x, i: usize| {
+            let slice = Op::Slice { axis: 0, start: Dim::from(i), stop: Dim::from(i + 1), step: 1 };
+            let one = b.op(slice, &[x]).unwrap();
+            b.reshape(one, &[]).unwrap()
+        };
+        let (key_words, counters) = ([0, 1].map(|i| word(key_arg, i)), [0, 1].map(|i| word(counter_arg, i)));
+        let found = threefry(&mut b, key_words, counters).unwrap();
+        for (name, word) in ["first", "second"].into_iter().zip(found) {
+            graph.add_result(name, word);
+        }
+        let mut program = Program::new("test");
+        program.entries.insert("main".into(), graph);
+        let interpreter = Interpreter::new(&program, Mode::Rounded).unwrap();
+        let found = interpreter.run_pure("main", &[words(counter), words(key)]).unwrap();
+        let found: Vec<i64> = found.iter().map(|t| t.as_ints().unwrap()[0]).collect();
+        assert_eq!(found, expected);
+    }
+    let bits = |shape: &[usize], stream| {
+        let op = Op::RandomBits { shape: shape.iter().map(|&d| Dim::from(d)).collect(), stream };
+        run(op, &[Some(&words([0; 2]))]).as_ints().unwrap().to_vec()
+    };
+    assert_eq!(bits(&[1], 0), [0x6b20_0159_i64 ^ 0x99ba_4efe]);
+    assert_eq!(bits(&[2, 3], 5), bits(&[6], 5));
+    assert_ne!(bits(&[6], 5), bits(&[6], 6));
+}
+
+#[test]
+fn cross_entropy_by_its_formula() {
+    let mut rng = Rng::new(4);
+    let (rows, classes) = (7, 5);
+    let logits = random(&mut rng, &[rows, classes]);
+    let labels = Tensor::ints(DType::I32, &[rows], vec![0, 4, -100, 2, 9, -3, 1]).unwrap();
+    for smoothing in [0.0, 0.3] {
+        let x = logits.as_floats().unwrap();
+        let expected: Vec<f64> = (0..rows)
+            .map(|r| {
+                let row = &x[r * classes..][..classes];
+                let total: f64 = row.iter().map(|v| v.exp()).sum();
+                let log_p: Vec<f64> = row.iter().map(|v| v - total.ln()).collect();
+                match labels.as_ints().unwrap()[r] {
+                    -100 => 0.0,
+                    label => {
+                        let of_label = log_p[label.clamp(0, classes as i64 - 1) as usize];
+                        -(1.0 - smoothing) * of_label - smoothing * log_p.iter().sum::<f64>() / classes as f64
+                    }
+                }
+            })
+            .collect();
+        near(&run(Op::CrossEntropy { ignore: -100, smoothing }, &[Some(&logits), Some(&labels)]), &expected);
+    }
+    // Neither the greatest nor the least logits overflow or vanish in `f32`.
+    let far = Tensor::floats(DType::F32, &[2, 2], vec![1e4, -1e4, -1e4, -1e4]).unwrap();
+    let labels = Tensor::ints(DType::I32, &[2], vec![1, 1]).unwrap();
+    let op = Op::CrossEntropy { ignore: -100, smoothing: 0.0 };
+    let loss = run_in(Mode::Rounded, op, &[Some(&far), Some(&labels)]);
+    assert_eq!(loss.as_floats().unwrap(), [2e4, f64::from(std::f32::consts::LN_2)]);
 }

@@ -134,6 +134,9 @@ fn binary_of_integers() {
         (Binary::Max, [7, 2, -1, 5]),
         (Binary::And, [2, 0, i32::MIN as i64, 0]),
         (Binary::Xor, [5, -5, i32::MAX as i64, 5]),
+        // Places count modulo 32: by -1 is by 31.
+        (Binary::Shl, [28, -28, 0, 5]),
+        (Binary::Shr, [1, -2, -1, 5]),
     ] {
         is_ints(&run(Op::Binary { f }, &[a.clone(), b.clone()]), &[4], &expected);
     }
@@ -283,4 +286,22 @@ fn rounded_mode_rounds() {
     let sum = |b: &mut Builder<'_>, v: &[Value]| b.reduce(Reduction::Sum, v[0], &[0], false);
     is(&run_in(Mode::Rounded, std::slice::from_ref(&x), sum), &[], &[4100.0]);
     is(&run_in(Mode::Exact, &[x], sum), &[], &[4099.0]);
+}
+
+#[test]
+fn rows_are_added_in_order() {
+    let x = floats(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let indices = ints(DType::I64, &[5], &[2, 0, -1, 3, 2]);
+    let updates = floats(&[5, 2], &[10.0, 20.0, 30.0, 40.0, NAN, NAN, NAN, NAN, 0.5, 0.25]);
+    is(&run(Op::ScatterAdd {}, &[x, indices, updates]), &[3, 2], &[31.0, 42.0, 3.0, 4.0, 15.5, 26.25]);
+    // In `f32`, one after the other: the small ones are lost.
+    let x = Tensor::floats(DType::F32, &[1], vec![1.0]).unwrap();
+    let updates = Tensor::floats(DType::F32, &[3], vec![3e7, 1.0, -3e7]).unwrap();
+    let sum = run_in(Mode::Rounded, &[x, ints(DType::I32, &[3], &[0; 3]), updates], |b, v| b.op(Op::ScatterAdd {}, v));
+    is(&sum, &[1], &[0.0]);
+    let wrapped = run(
+        Op::ScatterAdd {},
+        &[ints(DType::U8, &[1], &[200]), ints(DType::I32, &[1], &[0]), ints(DType::U8, &[1], &[100])],
+    );
+    is_ints(&wrapped, &[1], &[44]);
 }

@@ -16,6 +16,10 @@ fn count(graph: &Graph, name: &str) -> usize {
 /// Composites that do not come back from primitives, each with the reason.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("cache_append", "writes in place: only a tracer that knows of caches makes one"),
+    ("cross_entropy", "only a traced loss has one"),
+    ("cross_entropy_grad", "only differentiation makes one"),
+    ("packed_attention_grad", "only differentiation makes one"),
+    ("random_bits", "only a traced dropout has one"),
     ("paged_attention", "reads a paged cache: only a tracer that knows of caches makes one"),
 ];
 

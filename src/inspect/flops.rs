@@ -57,6 +57,11 @@ fn graph_flops(program: &Program, graph: &Graph, functions: &mut BTreeMap<String
                 attention_pairs: shape(0).last().cloned().unwrap_or_default() * Dim::constant(4),
                 ..Flops::default()
             },
+            // Two products forward are five backward.
+            Op::PackedAttentionGrad { .. } => Flops {
+                attention_pairs: shape(0).last().cloned().unwrap_or_default() * Dim::constant(10),
+                ..Flops::default()
+            },
             Op::Attention { .. } => {
                 let keys = shape(1).get(1).cloned().unwrap_or_default();
                 Flops { products: product(Some(&(keys * Dim::constant(2)))), ..Flops::default() }

@@ -2,8 +2,9 @@
 
 use std::mem::offset_of;
 
+use cranelift_codegen::cursor::FuncCursor;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::{InstBuilder, types};
+use cranelift_codegen::ir::{self, InstBuilder, types};
 use lith_ir::{Binary, Compare, DType, Unary};
 use lith_runtime::abi::{MathTable, Table};
 
@@ -108,7 +109,7 @@ impl Emit<'_> {
             Binary::Min => self.bin(a, b, |c, a, b| c.ins().fmin(a, b)),
             Binary::Pow => self.via_f64(offset_of!(MathTable, pow), &[a, b])?,
             Binary::Rem => self.via_f64(offset_of!(MathTable, rem), &[a, b])?,
-            Binary::And | Binary::Or | Binary::Xor => return self.wrong("bits of floats"),
+            Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr => return self.wrong("bits of floats"),
         };
         Ok(self.rounded(dtype, y))
     }
@@ -123,6 +124,9 @@ impl Emit<'_> {
             Binary::And => self.bin(a, b, |c, a, b| c.ins().band(a, b)),
             Binary::Or => self.bin(a, b, |c, a, b| c.ins().bor(a, b)),
             Binary::Xor => self.bin(a, b, |c, a, b| c.ins().bxor(a, b)),
+            Binary::Shl => self.shift(a, b, |c, a, b| c.ins().ishl(a, b))?,
+            Binary::Shr if signed(dtype) => self.shift(a, b, |c, a, b| c.ins().sshr(a, b))?,
+            Binary::Shr => self.shift(a, b, |c, a, b| c.ins().ushr(a, b))?,
             Binary::Max => {
                 let more = self.int_compare(greater, a, b);
                 self.choose(more, a, b)
@@ -133,6 +137,21 @@ impl Emit<'_> {
             }
             Binary::Pow => return self.wrong("`pow` of integers"),
         })
+    }
+
+    /// An instruction that shifts `a` by `b` places, of which it takes the lowest bits: a vector by one number, or each lane
+    /// on its own.
+    fn shift(
+        &mut self,
+        a: Val,
+        b: Val,
+        f: impl Fn(&mut FuncCursor<'_>, ir::Value, ir::Value) -> ir::Value,
+    ) -> Res<Val> {
+        if b.vector {
+            return self.per_lane(&[a, b], |e, xs| Ok(e.bin(xs[0], xs[1], &f)));
+        }
+        let scope = self.b.deeper(a.at.scope, b.at.scope);
+        Ok(Val { at: self.b.put(scope, |c| f(c, a.at.v, b.at.v)), vector: a.vector })
     }
 
     /// Quotient or remainder of integers: by 0 it is 0, and the least value by -1 wraps. In 64 bits, where only the

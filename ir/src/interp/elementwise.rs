@@ -64,7 +64,7 @@ pub(super) fn binary(f: Binary, dtype: DType, a: &Data, b: &Data) -> Option<Data
             a.iter().zip(b.iter()).map(|(&a, &b)| binary_float(f, a, b)).collect::<Vec<_>>().into()
         }
         (Data::Int(a), Data::Int(b)) => {
-            a.iter().zip(b.iter()).map(|(&a, &b)| dtype.wrap(binary_int(f, a, b))).collect::<Vec<_>>().into()
+            a.iter().zip(b.iter()).map(|(&a, &b)| dtype.wrap(binary_int(f, dtype, a, b))).collect::<Vec<_>>().into()
         }
         _ => return None,
     })
@@ -89,11 +89,12 @@ fn binary_float(f: Binary, a: f64, b: f64) -> f64 {
         Binary::Max => max(a, b),
         Binary::Min => min(a, b),
         // The type rule keeps these from floats.
-        Binary::And | Binary::Or | Binary::Xor => f64::NAN,
+        Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr => f64::NAN,
     }
 }
 
-fn binary_int(f: Binary, a: i64, b: i64) -> i64 {
+fn binary_int(f: Binary, dtype: DType, a: i64, b: i64) -> i64 {
+    let places = || b as u32 % (8 * dtype.size() as u32);
     match f {
         Binary::Add => a.wrapping_add(b),
         Binary::Sub => a.wrapping_sub(b),
@@ -106,6 +107,8 @@ fn binary_int(f: Binary, a: i64, b: i64) -> i64 {
         Binary::And => a & b,
         Binary::Or => a | b,
         Binary::Xor => a ^ b,
+        Binary::Shl => a << places(),
+        Binary::Shr => a >> places(),
         // The type rule keeps this from integers.
         Binary::Pow => 0,
     }

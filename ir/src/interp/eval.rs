@@ -84,6 +84,11 @@ pub(super) fn evaluate(
             let indices = operand(1)?.as_ints().ok_or_else(kinds)?;
             layout::scatter(operand(0)?.data(), operand(0)?.shape(), indices, operand(2)?.data()).ok_or_else(kinds)?
         }
+        Op::ScatterAdd {} => {
+            let (x, indices) = (operand(0)?, operand(1)?.as_ints().ok_or_else(kinds)?);
+            sums::scatter_add(x.data(), x.shape(), indices, operand(2)?.data(), ty.dtype, accumulate)
+                .ok_or_else(kinds)?
+        }
         Op::Dot { transpose_rhs } => {
             let (a, b) = (operand(0)?, operand(1)?);
             let rank = a.shape().len();
@@ -120,6 +125,10 @@ pub(super) fn evaluate(
         | Op::Linear {}
         | Op::Attention { .. }
         | Op::PackedAttention { .. }
+        | Op::PackedAttentionGrad { .. }
+        | Op::CrossEntropy { .. }
+        | Op::CrossEntropyGrad { .. }
+        | Op::RandomBits { .. }
         | Op::SegmentIds { .. }
         | Op::SegmentPool { .. } => return Err("a composite that was not decomposed".into()),
     };
@@ -134,6 +143,7 @@ fn computes(op: &Op, operands: &[Tensor], to: DType) -> bool {
         | Op::Binary { .. }
         | Op::Dot { .. }
         | Op::Reduce { .. }
+        | Op::ScatterAdd {}
         | Op::CumSum { .. }
         | Op::Iota { .. } => true,
         Op::Cast { .. } => match (operands.first().map(Tensor::dtype), to) {

@@ -164,3 +164,34 @@ pub(super) fn cumsum(x: &Data, shape: &[usize], axis: usize, dtype: DType, accum
         Data::Int(v) => wrapped(run(wrapping(v), sizes), dtype),
     }
 }
+
+/// Rows of `updates` added to those of `x` that `indices` name, in order; indices outside count for nothing. Floats not yet
+/// rounded to `dtype`. `None` for operands of different kinds.
+pub(super) fn scatter_add(
+    x: &Data,
+    shape: &[usize],
+    indices: &[i64],
+    updates: &Data,
+    dtype: DType,
+    accumulate: Accumulate,
+) -> Option<Data> {
+    fn add<T: Number>(mut x: Vec<T>, rows: usize, indices: &[i64], updates: &[T]) -> Vec<T> {
+        let width = x.len() / rows.max(1);
+        for (i, &row) in indices.iter().enumerate() {
+            if let Some(row) = usize::try_from(row).ok().filter(|&row| row < rows) {
+                let sums = x[row * width..][..width].iter_mut();
+                sums.zip(&updates[i * width..][..width]).for_each(|(sum, &u)| *sum = *sum + u);
+            }
+        }
+        x
+    }
+    let rows = shape.first().copied().unwrap_or(0);
+    Some(match (x, updates) {
+        (Data::Float(x), Data::Float(u)) => match accumulate {
+            Accumulate::Double => add(x.to_vec(), rows, indices, u).into(),
+            Accumulate::Single => double(add(single(x), rows, indices, &single(u))),
+        },
+        (Data::Int(x), Data::Int(u)) => wrapped(add(wrapping(x), rows, indices, &wrapping(u)), dtype),
+        _ => return None,
+    })
+}

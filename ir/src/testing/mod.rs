@@ -22,6 +22,7 @@ mod decoder;
 mod graphs;
 mod maker;
 mod ops;
+mod training;
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Cases of single ops.
 
 use super::maker::{Axis, Maker, Values, dims, fixed, ty};
-use super::{Case, Rng, decoder, tolerance};
+use super::{Case, Rng, decoder, tolerance, training};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::graph::{Graph, Value};
@@ -47,8 +47,10 @@ pub fn cases_for(op: &str, rng: &mut Rng) -> Vec<Case> {
         "packed_attention" => each(&FLOATS, rng, packed_attention),
         "segment_ids" => vec![segment_ids(rng)],
         "segment_pool" => Pool::ALL.iter().flat_map(|&f| each(&FLOATS, rng, |d, r| segment_pool(f, d, r))).collect(),
+        "packed_attention_grad" => each(&FLOATS, rng, packed_attention_grad),
         "call" => vec![call(rng)],
         "state_read" | "state_write" => each(&DType::ALL, rng, state),
+        "scatter_add" | "cross_entropy" | "cross_entropy_grad" | "random_bits" => training::cases_for(op, rng),
         _ => decoder::cases_for(op, rng),
     }
 }
@@ -451,22 +453,32 @@ fn sequences(m: &mut Maker<'_>) -> (Axis, Value) {
 }
 
 fn packed_attention(dtype: DType, rng: &mut Rng) -> Case {
+    packed("packed_attention", dtype, rng)
+}
+
+fn packed_attention_grad(dtype: DType, rng: &mut Rng) -> Case {
+    packed("packed_attention_grad", dtype, rng)
+}
+
+fn packed(name: &str, dtype: DType, rng: &mut Rng) -> Case {
     let mut m = Maker::new(rng);
     let (heads, kv_heads, d) = heads(&mut m);
     let (tokens, offsets) = sequences(&mut m);
-    let keys = [tokens.clone(), fixed(kv_heads * d)];
-    let q = m.arg(dtype, &[tokens, fixed(heads * d)], Values::Small);
+    let (queries, keys) = ([tokens.clone(), fixed(heads * d)], [tokens, fixed(kv_heads * d)]);
+    let q = m.arg(dtype, &queries, Values::Small);
     let k = m.arg(dtype, &keys, Values::Small);
     let v = m.arg(dtype, &keys, Values::Small);
     let bias = rel_bias(&mut m, dtype, heads);
     let (causal, scale) = (m.rng.one_in(2), m.rng.pick(&[1.0, 1.0 / (d as f64).sqrt()]));
-    let op = Op::PackedAttention { heads, kv_heads, scale, causal };
-    let y = node(&mut m, op, &[Some(q), Some(k), Some(v), Some(offsets), bias]);
-    m.finish(
-        &format!("packed_attention {heads}/{kv_heads} heads of {d}, causal {causal}"),
-        &[y],
-        8.0 * tolerance(dtype),
-    )
+    let mut operands = vec![Some(q), Some(k), Some(v), Some(offsets), bias];
+    let (op, factor) = if name == "packed_attention" {
+        (Op::PackedAttention { heads, kv_heads, scale, causal }, 8.0)
+    } else {
+        operands.insert(4, Some(m.arg(dtype, &queries, Values::Small)));
+        (Op::PackedAttentionGrad { heads, kv_heads, scale, causal }, 32.0)
+    };
+    let y = node(&mut m, op, &operands);
+    m.finish(&format!("{name} {heads}/{kv_heads} heads of {d}, causal {causal}"), &[y], factor * tolerance(dtype))
 }
 
 fn segment_ids(rng: &mut Rng) -> Case {

@@ -216,12 +216,12 @@ fn neutral_element(g: &Graph, n: NodeId) -> Option<Value> {
     let neutral = match f {
         // Adding 0.0 would make -0.0 positive.
         Binary::Add if dtype.is_float() => Literal::float(dtype, -0.0),
-        Binary::Add | Binary::Sub | Binary::Or | Binary::Xor => Literal::scalar(dtype, 0.0),
+        Binary::Add | Binary::Sub | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr => Literal::scalar(dtype, 0.0),
         Binary::Mul | Binary::Div => Literal::scalar(dtype, 1.0),
         Binary::And => Literal::int(dtype, if dtype == DType::Bool { 1 } else { -1 }),
         Binary::Rem | Binary::Pow | Binary::Max | Binary::Min => return None,
     };
-    let ordered = matches!(f, Binary::Sub | Binary::Div);
+    let ordered = matches!(f, Binary::Sub | Binary::Div | Binary::Shl | Binary::Shr);
     match (full(g, a), full(g, b)) {
         (_, Some(v)) if v == neutral => Some(a),
         (Some(v), _) if v == neutral && !ordered => Some(b),

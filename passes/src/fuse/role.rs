@@ -85,6 +85,11 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
         | Op::RmsNorm { .. }
         | Op::L2Norm { .. }
         | Op::Scatter {}
+        | Op::ScatterAdd {}
+        | Op::PackedAttentionGrad { .. }
+        | Op::CrossEntropy { .. }
+        | Op::CrossEntropyGrad { .. }
+        | Op::RandomBits { .. }
         | Op::CacheAppend { .. }
         | Op::PagedAttention { .. } => return None,
     })

@@ -147,8 +147,13 @@ fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
         | Op::LayerNorm { .. }
         | Op::RmsNorm { .. }
         | Op::L2Norm { .. }
-        // A rewrite puts primitives in its place.
-        | Op::Scatter {} => false,
+        | Op::PackedAttentionGrad { .. }
+        | Op::CrossEntropy { .. }
+        | Op::CrossEntropyGrad { .. }
+        | Op::RandomBits { .. }
+        // Rewrites put primitives in their place.
+        | Op::Scatter {}
+        | Op::ScatterAdd {} => false,
         Op::Arg { .. }
         | Op::Param { .. }
         | Op::Const { .. }

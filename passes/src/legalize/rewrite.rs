@@ -9,6 +9,7 @@ pub(super) fn rewrite(graph: &mut Graph, node: NodeId, legal: &Legal<'_>) -> Res
     match graph.node(node).op {
         Op::Linear {} => split_bias(graph, node, legal),
         Op::Scatter {} => choose_rows(graph, node),
+        Op::ScatterAdd {} => add_rows(graph, node),
         Op::CacheAppend { .. } => cast_to_cache(graph, node, legal),
         _ => Ok(None),
     }
@@ -47,6 +48,31 @@ fn choose_rows(graph: &mut Graph, node: NodeId) -> Result<Option<Value>, GraphEr
     let hit = b.broadcast(hit, &shape, &[0])?;
     let taken = b.gather(updates, update, 0)?;
     b.select(hit, taken, x).map(Some)
+}
+
+/// `scatter_add` without a kernel: every row adds up the updates whose index names it.
+fn add_rows(graph: &mut Graph, node: NodeId) -> Result<Option<Value>, GraphError> {
+    let [Some(x), Some(indices), Some(updates)] = graph.operands(node)[..] else { return Ok(None) };
+    let path = graph.node(node).path.clone();
+    let mut b = Builder::new(graph, &path);
+    let ty = b.ty(x);
+    // As the op accumulates.
+    let wide = if ty.dtype.is_float() && ty.dtype.size() == 2 { DType::F32 } else { ty.dtype };
+    let (x, updates) = (b.cast(x, wide)?, b.cast(updates, wide)?);
+    let mut shape = ty.shape.clone();
+    shape.insert(1, b.ty(indices).shape[0].clone());
+    let row = b.iota(&shape[..2], 0, DType::I64)?;
+    let indices = b.cast(indices, DType::I64)?;
+    let indices = b.broadcast(indices, &shape[..2], &[1])?;
+    let named = b.compare(Compare::Eq, row, indices)?;
+    let named = b.broadcast(named, &shape, &[0, 1])?;
+    let axes: Vec<usize> = (1..shape.len()).collect();
+    let updates = b.broadcast(updates, &shape, &axes)?;
+    let none = b.full_like(updates, 0.0)?;
+    let added = b.select(named, updates, none)?;
+    let added = b.reduce(Reduction::Sum, added, &[1], false)?;
+    let sum = b.add(x, added)?;
+    b.cast(sum, ty.dtype).map(Some)
 }
 
 /// A kernel writes `f32` to a cache of floats, or what has the cache's type already.

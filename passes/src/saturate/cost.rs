@@ -183,7 +183,7 @@ impl<'a> Costs<'a> {
                 let sum = self.seconds_us(elements * 0.5, self.profile.elements_per_second);
                 if last { sum + launch * 0.2 } else { sum + memory(read) + launch }
             }
-            Op::Scatter {} | Op::CumSum { .. } => moved * 2.0,
+            Op::Scatter {} | Op::ScatterAdd {} | Op::CumSum { .. } => moved * 2.0,
             Op::Dot { .. } => {
                 let k = match (input(0), op) {
                     (Some(a), _) => a.shape.last().map_or(1.0, |d| self.size(d)),
@@ -227,6 +227,10 @@ impl<'a> Costs<'a> {
             | Op::L2Norm { .. }
             | Op::Attention { .. }
             | Op::PackedAttention { .. }
+            | Op::PackedAttentionGrad { .. }
+            | Op::CrossEntropy { .. }
+            | Op::CrossEntropyGrad { .. }
+            | Op::RandomBits { .. }
             | Op::SegmentPool { .. } => return self.decomposed(op, inputs) * COMPOSITE,
         };
         own + NODE_US

@@ -12,7 +12,7 @@ mod model;
 mod options;
 mod pages;
 mod processors;
-mod random;
+pub(crate) mod random;
 mod request;
 mod row;
 mod rules;

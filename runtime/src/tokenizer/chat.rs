@@ -83,6 +83,11 @@ impl ChatTemplates {
         Ok(())
     }
 
+    /// Names and texts of all templates.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.named.iter().flat_map(|(name, source, _)| [name.as_str(), source.as_str()])
+    }
+
     /// The template that `choice` names or is; without a choice the one for tools, or the default.
     fn choose(&self, choice: Option<&str>, tools: bool) -> Result<Arc<ChatTemplate>, ChatError> {
         let named = |wanted: &str| self.named.iter().find(|(name, ..)| name == wanted);

@@ -16,7 +16,7 @@ thread_local! {
 ///
 /// The tokenizers crate keeps no state across calls but a cache that tolerates a poisoned lock, so going on after a panic
 /// is sound.
-pub(super) fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     // The default hook would print a backtrace notice for a panic that is about to become an ordinary error. Panics
     // outside of guarded calls still reach the hook that was there before.
     static HOOK: Once = Once::new();

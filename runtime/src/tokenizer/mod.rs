@@ -11,13 +11,14 @@ mod decode;
 mod encode;
 mod encoding;
 mod error;
-mod guard;
+pub(crate) mod guard;
 mod vocabulary;
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
+use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 use tokenizers::models::ModelWrapper;
 use tokenizers::processors::PostProcessorWrapper;
@@ -152,6 +153,31 @@ impl AutoTokenizer {
             }),
             _ => &self.tokenizer,
         }
+    }
+
+    /// A hash, in hexadecimal, of all that decides what encoding gives: what was encoded before may be used again while it
+    /// is the same.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Failed`] when the tokenizer cannot be written down.
+    pub fn fingerprint(&self) -> Result<String, TokenizerError> {
+        let failed = |e: serde_json::Error| TokenizerError::Failed(e.to_string());
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(&serde_json::to_vec(&self.tokenizer).map_err(failed)?);
+        part(&serde_json::to_vec(&self.post_processor).map_err(failed)?);
+        part(&serde_json::to_vec(&self.special).map_err(failed)?);
+        part(&serde_json::to_vec(&self.extra).map_err(failed)?);
+        part(&serde_json::to_vec(&self.model_input_names).map_err(failed)?);
+        let sides = (self.padding_side, self.truncation_side, self.tokenizer.get_encode_special_tokens());
+        part(format!("{sides:?} {:?}", self.model_max_length).as_bytes());
+        for source in self.chat.sources() {
+            part(source.as_bytes());
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     // ---- vocabulary ----

@@ -67,54 +67,23 @@ impl ChatTuning {
         let whole = EncodeOptions { truncation: Some(Truncation::DoNotTruncate), ..EncodeOptions::default() };
         let template = tokenizer.chat_template(None, tools.is_some());
         let marks = template.map_err(|e| Encoder::failed(row, e.into()))?.marks_generation();
-        // Marks tell answers from prompts, but not answers of the prompt from those to be learned.
-        let use_marks = self.answers_only && marks && given == 0;
-        let encoded = tokenizer.encode_chat(messages, &options, &whole, use_marks);
+        let encoded = tokenizer.encode_chat(messages, &options, &whole, self.answers_only && marks);
         let encoded = encoded.map_err(|e| Encoder::failed(row, e))?;
-        let counts = match (&encoded.assistant_masks, self.answers_only) {
-            (_, false) => vec![true; encoded.encoding.len()],
-            (Some(masks), _) => masks.iter().map(|m| *m != 0).collect(),
-            (None, _) => {
-                let spans = self.answers(row, messages, given, &encoded.text, &options)?;
-                within(&encoded.encoding, &spans)
+        let parts = Parts { task: self, row, messages, text: &encoded.text, options: &options };
+        let counts: Vec<bool> = match &encoded.assistant_masks {
+            _ if !self.answers_only => vec![true; encoded.encoding.len()],
+            // Marks tell answers from prompts, but not answers of the prompt from those to be learned.
+            Some(masks) => {
+                let learned = parts.end(given, false)?;
+                let counts = |(mask, offsets): (&u32, &(usize, usize))| *mask != 0 && offsets.1 > learned;
+                masks.iter().zip(&encoded.encoding.offsets).map(counts).collect()
             }
+            None => within(&encoded.encoding, &parts.answers(given)?),
         };
         if !counts.contains(&true) {
             return Err(row.error("the conversation has no answer of the assistant"));
         }
         Ok((encoded.encoding, counts))
-    }
-
-    /// Where the assistant's messages from the `given`-th on stand in the text, in characters: what the template writes with
-    /// the message and does not write to ask for it.
-    fn answers(
-        &self,
-        row: &Row,
-        messages: &[Json],
-        given: usize,
-        text: &str,
-        options: &ChatOptions<'_>,
-    ) -> Result<Vec<Range<usize>>, DataError> {
-        let render = |count: usize, add_generation_prompt: bool| {
-            let options = ChatOptions { add_generation_prompt, ..options.clone() };
-            let part = messages.get(..count).unwrap_or(messages);
-            self.encoder.tokenizer().apply_chat_template(part, &options).map_err(|e| Encoder::failed(row, e.into()))
-        };
-        let mut spans = Vec::new();
-        for (at, message) in messages.iter().enumerate().skip(given) {
-            if message.get("role").and_then(Json::as_str) != Some("assistant") {
-                continue;
-            }
-            let (before, after) = (render(at, true)?, render(at + 1, false)?);
-            if !(text.starts_with(&after) && after.starts_with(&before)) {
-                return Err(row.error(
-                    "the chat template neither marks generation nor writes messages one after the other, so answers \
-                     cannot be told from prompts",
-                ));
-            }
-            spans.push(before.chars().count()..after.chars().count());
-        }
-        Ok(spans)
     }
 
     /// The tokens of a prompt with its completion and the end of the text, and whether each counts.
@@ -136,6 +105,43 @@ impl ChatTuning {
             }
         }
         Ok((encoding, counts))
+    }
+}
+
+/// What the template makes of the first messages of a conversation.
+struct Parts<'a> {
+    task: &'a ChatTuning,
+    row: &'a Row,
+    messages: &'a [Json],
+    /// The whole conversation's text.
+    text: &'a str,
+    options: &'a ChatOptions<'a>,
+}
+
+impl Parts<'_> {
+    /// Where, in characters, the first `count` messages end in the text, with what asks for an answer if that is wanted.
+    fn end(&self, count: usize, add_generation_prompt: bool) -> Result<usize, DataError> {
+        if count == 0 && !add_generation_prompt {
+            return Ok(0);
+        }
+        let options = ChatOptions { add_generation_prompt, ..self.options.clone() };
+        let part = self.messages.get(..count).unwrap_or(self.messages);
+        let part = self.task.encoder.tokenizer().apply_chat_template(part, &options);
+        let part = part.map_err(|e| Encoder::failed(self.row, e.into()))?;
+        if !self.text.starts_with(&part) {
+            return Err(self.row.error(
+                "the chat template does not write messages one after the other, so answers cannot be told from prompts",
+            ));
+        }
+        Ok(part.chars().count())
+    }
+
+    /// Where the assistant's messages from the `given`-th on stand in the text, in characters: what the template writes with
+    /// the message and does not write to ask for it.
+    fn answers(&self, given: usize) -> Result<Vec<Range<usize>>, DataError> {
+        let role = |at: usize| self.messages.get(at).and_then(|m| m.get("role")).and_then(Json::as_str);
+        let answers = (given..self.messages.len()).filter(|&at| role(at) == Some("assistant"));
+        answers.map(|at| Ok(self.end(at, true)?..self.end(at + 1, false)?)).collect()
     }
 }
 

@@ -10,6 +10,9 @@ mod seq2seq;
 mod text_classification;
 mod token_classification;
 
+#[cfg(test)]
+mod tests;
+
 pub use chat::{ChatColumns, ChatTuning};
 pub use encoder::{Encoder, Overlong};
 pub use labels::{Labels, Target};

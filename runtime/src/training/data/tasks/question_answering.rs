@@ -28,16 +28,18 @@ pub struct QuestionAnswering {
 }
 
 impl QuestionAnswering {
-    /// Columns named as in SQuAD, windows of at most 384 tokens that overlap by 128.
+    /// Columns named as in SQuAD, windows of at most 384 tokens that overlap by 128, or by half where the model takes fewer
+    /// tokens.
     pub fn new(tokenizer: Arc<AutoTokenizer>, max_positions: Option<usize>) -> QuestionAnswering {
         let encoder = Encoder::new(tokenizer, max_positions);
+        let max_seq_length = encoder.limit().map_or(384, |limit| limit.min(384));
         QuestionAnswering {
-            max_seq_length: encoder.limit().map_or(384, |limit| limit.min(384)),
             encoder,
+            max_seq_length,
+            doc_stride: (max_seq_length / 2).min(128),
             question: "question".into(),
             context: "context".into(),
             answers: "answers".into(),
-            doc_stride: 128,
             for_prediction: false,
         }
     }

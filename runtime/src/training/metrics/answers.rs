@@ -60,9 +60,7 @@ pub fn extract_answers(
     windows: &[Window<'_>],
     settings: &AnswerSettings,
 ) -> Result<Vec<Answer>, MetricError> {
-    // Per question: the best span and the lowest score of "no answer".
-    let mut best: Vec<Option<(f32, i32, i32)>> = vec![None; contexts.len()];
-    let mut null: Vec<Option<f32>> = vec![None; contexts.len()];
+    let mut found = vec![Found::default(); contexts.len()];
     for (index, window) in windows.iter().enumerate() {
         let tokens = window.start_logits.len();
         if window.question >= contexts.len()
@@ -82,8 +80,8 @@ pub fn extract_answers(
             });
         }
         let score = window.start_logits[window.null_token] + window.end_logits[window.null_token];
-        let lowest = &mut null[window.question];
-        *lowest = Some(lowest.map_or(score, |l| l.min(score)));
+        let found = &mut found[window.question];
+        found.null_score = Some(found.null_score.map_or(score, |lowest| lowest.min(score)));
         let ends = highest(window.end_logits, settings.n_best_size);
         for start in highest(window.start_logits, settings.n_best_size) {
             for &end in &ends {
@@ -93,26 +91,36 @@ pub fn extract_answers(
                     continue;
                 }
                 let score = window.start_logits[start] + window.end_logits[end];
-                let best = &mut best[window.question];
-                if best.is_none_or(|(highest, ..)| score > highest) {
-                    *best = Some((score, from, to));
+                if found.best.is_none_or(|(highest, ..)| score > highest) {
+                    found.best = Some((score, from, to));
                 }
             }
         }
     }
-    let answer = |((context, best), null): ((&&str, &Option<(f32, i32, i32)>), &Option<f32>)| {
-        let none = Answer::default();
-        let Some((score, from, to)) = best else { return none };
-        let length = usize::try_from(to - from).unwrap_or(0);
-        let text: String = context.chars().skip(usize::try_from(*from).unwrap_or(0)).take(length).collect();
+    Ok(contexts.iter().zip(found).map(|(context, found)| found.answer(context, settings)).collect())
+}
+
+/// What the windows of a question gave so far.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    /// Score, first character and the one behind the last of the best span.
+    best: Option<(f32, i32, i32)>,
+    /// The lowest score of "no answer".
+    null_score: Option<f32>,
+}
+
+impl Found {
+    fn answer(self, context: &str, settings: &AnswerSettings) -> Answer {
+        let Some((score, from, to)) = self.best else { return Answer::default() };
+        let count = |n: i32| usize::try_from(n).unwrap_or(0);
+        let text: String = context.chars().skip(count(from)).take(count(to.saturating_sub(from))).collect();
         if !settings.version_2_with_negative {
-            return Answer { text, ..none };
+            return Answer { text, null_score_difference: 0.0 };
         }
-        let null_score_difference = null.unwrap_or(f32::NEG_INFINITY) - score;
+        let null_score_difference = self.null_score.unwrap_or(f32::NEG_INFINITY) - score;
         let text = if null_score_difference > settings.null_score_diff_threshold { String::new() } else { text };
         Answer { text, null_score_difference }
-    };
-    Ok(contexts.iter().zip(&best).zip(&null).map(answer).collect())
+    }
 }
 
 /// The places of the `n` highest values, the highest first; of equal ones the later first, as a reversed sort has them.

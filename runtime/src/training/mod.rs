@@ -2,6 +2,11 @@
 //!
 //! Must not know the compiler: a compiled program is known by what it takes and gives, so that an executable trains too.
 
+pub mod arguments;
+pub mod callbacks;
 pub mod collate;
 pub mod data;
 pub mod metrics;
+pub mod program;
+pub mod schedule;
+pub mod state;

@@ -4,9 +4,13 @@
 
 pub mod arguments;
 pub mod callbacks;
+pub mod card;
+pub mod checkpoint;
 pub mod collate;
 pub mod data;
 pub mod metrics;
 pub mod program;
+mod report;
 pub mod schedule;
 pub mod state;
+pub mod trainer;

@@ -198,7 +198,9 @@ mod tests {
                 "trial_params",
             ]
         );
-        assert!(text.contains("    {\n      \"epoch\": 1.5,\n      \"loss\": 0.30000000000000004,\n      \"step\": 4\n"));
+        assert!(
+            text.contains("    {\n      \"epoch\": 1.5,\n      \"loss\": 0.30000000000000004,\n      \"step\": 4\n")
+        );
         assert_eq!(TrainerState::from_text(&text), Ok(state));
 
         let upstream = r#"{"best_global_step": null, "best_metric": 0.5, "best_model_checkpoint": "out/checkpoint-2",

@@ -158,7 +158,9 @@ impl TrainingArguments {
                 ));
             }
             if !evaluates {
-                return conflict("load_best_model_at_end needs evaluations: set eval_strategy and save_strategy".into());
+                return conflict(
+                    "load_best_model_at_end needs evaluations: set eval_strategy and save_strategy".into(),
+                );
             }
             let (save, eval) = (self.save_steps, self.eval_steps.unwrap_or(self.logging_steps));
             if self.eval_strategy == IntervalStrategy::Steps && !multiple(save, eval) {

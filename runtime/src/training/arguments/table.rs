@@ -4,9 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use super::value::{
-    ArgumentKind, ArgumentValue, CountTokens, IntervalStrategy, SamplingStrategy, SaveStrategy, Steps,
-};
+use super::value::{ArgumentKind, ArgumentValue, CountTokens, IntervalStrategy, SamplingStrategy, SaveStrategy, Steps};
 
 /// What an argument is good for here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

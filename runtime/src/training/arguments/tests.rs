@@ -134,8 +134,14 @@ fn ti_02_contradictions() {
         (json!({"dataloader_prefetch_factor": 2}), "dataloader_num_workers"),
         (json!({"load_best_model_at_end": true}), "to be equal"),
         (json!({"load_best_model_at_end": true, "save_strategy": "no"}), "needs evaluations"),
-        (json!({"load_best_model_at_end": true, "eval_strategy": "steps", "eval_steps": 30, "save_steps": 50}), "multiple"),
-        (json!({"load_best_model_at_end": true, "eval_strategy": "steps", "eval_steps": 0.1, "save_steps": 50}), "multiple"),
+        (
+            json!({"load_best_model_at_end": true, "eval_strategy": "steps", "eval_steps": 30, "save_steps": 50}),
+            "multiple",
+        ),
+        (
+            json!({"load_best_model_at_end": true, "eval_strategy": "steps", "eval_steps": 0.1, "save_steps": 50}),
+            "multiple",
+        ),
         (json!({"save_strategy": "best", "eval_strategy": "epoch"}), "metric_for_best_model"),
         (json!({"save_strategy": "best", "metric_for_best_model": "f1"}), "needs evaluations"),
         (json!({"lr_scheduler_type": "reduce_lr_on_plateau"}), "eval_strategy"),
@@ -159,6 +165,7 @@ fn ti_02_contradictions() {
         let message = problem(values.clone());
         assert!(message.contains(part), "{values}: {message}");
     }
-    let shares = json!({"load_best_model_at_end": true, "eval_strategy": "steps", "eval_steps": 0.1, "save_steps": 0.3});
+    let shares =
+        json!({"load_best_model_at_end": true, "eval_strategy": "steps", "eval_steps": 0.1, "save_steps": 0.3});
     assert!(arguments(shares).is_ok());
 }

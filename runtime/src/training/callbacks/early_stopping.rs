@@ -43,7 +43,9 @@ impl Callback for EarlyStopping {
                     return needs("evaluations: set eval_strategy to steps or epoch");
                 }
                 if !args.load_best_model_at_end {
-                    tracing::warn!("early stopping without load_best_model_at_end: the last weights stay, not the best");
+                    tracing::warn!(
+                        "early stopping without load_best_model_at_end: the last weights stay, not the best"
+                    );
                 }
             }
             Event::Evaluate(metrics) => {

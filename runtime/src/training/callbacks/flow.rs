@@ -22,7 +22,7 @@ impl Callback for DefaultFlow {
         let step = state.global_step;
         match event {
             Event::StepEnd => {
-                let due = |every: f64| every >= 1.0 && step % (every as u64) == 0;
+                let due = |every: f64| every >= 1.0 && step.is_multiple_of(every as u64);
                 let last = step >= state.max_steps;
                 control.should_log |= step == 1 && args.logging_first_step;
                 control.should_log |= args.logging_strategy == IntervalStrategy::Steps && due(state.logging_steps);
@@ -30,8 +30,7 @@ impl Callback for DefaultFlow {
                 control.should_evaluate |= args.eval_strategy == IntervalStrategy::Steps
                     && (due(state.eval_steps) || last)
                     && args.eval_delay <= step as f64;
-                control.should_save |=
-                    args.save_strategy == SaveStrategy::Steps && (due(state.save_steps) || last);
+                control.should_save |= args.save_strategy == SaveStrategy::Steps && (due(state.save_steps) || last);
                 control.should_training_stop |= last;
             }
             Event::EpochEnd => {

@@ -166,10 +166,10 @@ impl CheckpointFolder {
             aged.push((time, step));
         }
         let times = || aged.iter().map(|(time, _)| *time);
-        if let (Some(first), Some(last)) = (times().min(), times().max()) {
-            if last.duration_since(first).is_ok_and(|spread| spread.as_secs_f64() >= 1.0) {
-                aged.sort();
-            }
+        if let (Some(first), Some(last)) = (times().min(), times().max())
+            && last.duration_since(first).is_ok_and(|spread| spread.as_secs_f64() >= 1.0)
+        {
+            aged.sort();
         }
         Ok(aged.into_iter().map(|(_, step)| step).collect())
     }

@@ -44,7 +44,9 @@ pub(in crate::training) fn resume(
     let optimizer = path.join(OPTIMIZER);
     if !optimizer.exists() {
         let problem = match path.join("optimizer.pt").exists() {
-            true => "it was saved by PyTorch's Trainer, whose optimizer state cannot be taken over; start a run from its weights",
+            true => {
+                "it was saved by PyTorch's Trainer, whose optimizer state cannot be taken over; start a run from its weights"
+            }
             false if path.join(TRAINER_STATE).exists() => {
                 "it has no optimizer.safetensors: it was saved with save_only_model and cannot be resumed"
             }
@@ -61,7 +63,8 @@ pub(in crate::training) fn resume(
         chosen.cloned().collect()
     };
     let mut weights = Tensors::open(path, stem, specs(false))?;
-    let mut states = Tensors::new(BTreeMap::from([(OPTIMIZER.to_string(), WeightFile::open(&optimizer)?)]), specs(true));
+    let mut states =
+        Tensors::new(BTreeMap::from([(OPTIMIZER.to_string(), WeightFile::open(&optimizer)?)]), specs(true));
     weights.check(path, Some(state.global_step))?;
     states.check(path, Some(state.global_step))?;
     weights.compare_frozen(path, program)?;
@@ -134,7 +137,8 @@ impl Tensors {
         }
         let known: BTreeSet<&str> = self.specs.iter().map(|spec| spec.name.as_str()).collect();
         if let Some((name, file)) = self.index.iter().find(|(name, _)| !known.contains(name.as_str())) {
-            let problem = format!("tensor {name} of {file} is none of this program's: it is of another model or optimizer");
+            let problem =
+                format!("tensor {name} of {file} is none of this program's: it is of another model or optimizer");
             return Err(CheckpointError::unusable(folder, problem));
         }
         let Some(step) = step else { return Ok(()) };

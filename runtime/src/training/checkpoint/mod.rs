@@ -16,9 +16,9 @@ pub use error::CheckpointError;
 pub use folder::CheckpointFolder;
 pub use sizes::parse_size;
 
-pub(super) use disk::{Disk, RealDisk};
 #[cfg(test)]
 pub(super) use disk::DiskFile;
+pub(super) use disk::{Disk, RealDisk};
 pub(super) use load::{load_weights, resume};
 pub use save::ModelFiles;
 pub(super) use save::{save_checkpoint, save_model, write_text};

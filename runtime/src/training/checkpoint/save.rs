@@ -55,8 +55,7 @@ fn write_model(
 ) -> Result<Vec<String>, CheckpointError> {
     let specs: Vec<&TensorSpec> = program.tensors().iter().filter(|spec| spec.role != Role::Optimizer).collect();
     let metadata = json!({"format": "pt", "global_step": step.to_string()});
-    let written =
-        weights::write_sharded(disk, folder, &files.stem, program, &specs, files.max_shard_size, &metadata)?;
+    let written = weights::write_sharded(disk, folder, &files.stem, program, &specs, files.max_shard_size, &metadata)?;
     for (name, bytes) in &files.companions {
         write_bytes(disk, &folder.join(name), bytes)?;
     }

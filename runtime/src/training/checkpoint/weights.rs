@@ -165,9 +165,7 @@ impl WeightFile {
 
     /// Where the tensor's bytes are, when the file holds it as the program expects it.
     pub(super) fn check(&self, spec: &TensorSpec) -> Result<u64, CheckpointError> {
-        let wrong = |problem: String| {
-            CheckpointError::unusable(&self.path, format!("tensor {}: {problem}", spec.name))
-        };
+        let wrong = |problem: String| CheckpointError::unusable(&self.path, format!("tensor {}: {problem}", spec.name));
         let entry = self.header.get(&spec.name).ok_or_else(|| wrong("it is not in the file".into()))?;
         let (dtype, shape) = (&entry["dtype"], &entry["shape"]);
         if *dtype != name_of(spec.dtype) || *shape != json!(spec.shape) {

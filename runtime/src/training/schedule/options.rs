@@ -91,8 +91,7 @@ impl<'a> Options<'a> {
         match self.given.keys().find(|name| !self.known.contains(&name.as_str())) {
             None => Ok(()),
             Some(name) => {
-                let known =
-                    if self.known.is_empty() { "it has none".to_string() } else { self.known.join(", ") };
+                let known = if self.known.is_empty() { "it has none".to_string() } else { self.known.join(", ") };
                 let problem = format!("schedule {} has no option {name:?}; its options: {known}", self.schedule);
                 Err(ArgumentError::value("lr_scheduler_kwargs", problem))
             }

@@ -7,6 +7,7 @@ mod feed;
 mod outputs;
 mod plan;
 mod progress;
+mod results;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use error::TrainerError;
 pub use evaluate::{Prediction, Predictions};
 pub use feed::{ExampleStream, TrainData};
+pub use results::format_metrics;
 pub use run::{Resume, TrainOutput};
 
 use super::arguments::{CountTokens, IntervalStrategy, TrainingArguments};
@@ -108,7 +110,9 @@ impl<'a> Trainer<'a> {
         }
         if args.eval_strategy != IntervalStrategy::No && parts.eval.is_empty() {
             let strategy = args.eval_strategy.word();
-            return Err(TrainerError::conflict(format!("eval_strategy is {strategy}, but there is no evaluation data")));
+            return Err(TrainerError::conflict(format!(
+                "eval_strategy is {strategy}, but there is no evaluation data"
+            )));
         }
         if let Some((name, _)) = parts.eval.iter().find(|(_, examples)| examples.is_empty()) {
             let name = name.as_deref().map_or(String::new(), |name| format!(" of {name}"));

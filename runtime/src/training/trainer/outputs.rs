@@ -21,11 +21,13 @@ impl Gathered {
     }
 
     pub(super) fn joined(self) -> Result<Vec<(String, Tensor)>, TrainerError> {
-        self.0.into_iter().map(|(name, parts)| {
-            let tensor = join(&name, &parts)?;
-            Ok((name, tensor))
-        })
-        .collect()
+        self.0
+            .into_iter()
+            .map(|(name, parts)| {
+                let tensor = join(&name, &parts)?;
+                Ok((name, tensor))
+            })
+            .collect()
     }
 }
 
@@ -37,9 +39,10 @@ fn join(name: &str, parts: &[Tensor]) -> Result<Tensor, TrainerError> {
     let (dtype, rank) = (first.dtype(), first.shape().len());
     let axis = |part: &Tensor, at: usize| part.shape().get(at).copied().unwrap_or(1);
     let tail = |part: &Tensor| part.shape().get(2..).map(<[usize]>::to_vec).unwrap_or_default();
-    if let Some(odd) = parts.iter().find(|part| {
-        part.dtype() != dtype || part.shape().len() != rank || tail(part) != tail(first) || rank == 0
-    }) {
+    if let Some(odd) = parts
+        .iter()
+        .find(|part| part.dtype() != dtype || part.shape().len() != rank || tail(part) != tail(first) || rank == 0)
+    {
         return Err(wrong(format!("batches of {:?} and {:?} cannot be joined", first.shape(), odd.shape())));
     }
     let wide = parts.iter().map(|part| axis(part, 1)).max().unwrap_or(1);

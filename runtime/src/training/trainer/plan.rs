@@ -53,7 +53,8 @@ impl Plan {
         let (length, size) = (length as u64, batch_size as u64);
         let batches = if args.dataloader_drop_last { length / size } else { length.div_ceil(size) };
         if batches == 0 {
-            let why = if length == 0 { "there are no training examples" } else { "dataloader_drop_last leaves no batch" };
+            let why =
+                if length == 0 { "there are no training examples" } else { "dataloader_drop_last leaves no batch" };
             return Err(TrainerError::conflict(format!("{why}: {length} examples, {size} for a batch")));
         }
         let updates = batches.div_ceil(window);
@@ -94,11 +95,9 @@ mod tests {
         assert_eq!(plan(Some(10), 4, 2, 1.25, -1, false).unwrap(), (3, 2, 3, 2));
         assert_eq!(plan(Some(10), 4, 2, 3.0, 5, false).unwrap(), (3, 2, 5, 3));
         assert_eq!(plan(None, 4, 2, 3.0, 5, false).unwrap(), (10, 5, 5, u64::MAX));
-        for error in [
-            plan(None, 4, 1, 3.0, -1, false),
-            plan(Some(0), 4, 1, 3.0, -1, false),
-            plan(Some(3), 4, 1, 3.0, -1, true),
-        ] {
+        for error in
+            [plan(None, 4, 1, 3.0, -1, false), plan(Some(0), 4, 1, 3.0, -1, false), plan(Some(3), 4, 1, 3.0, -1, true)]
+        {
             assert!(error.unwrap_err().is_usage());
         }
     }

@@ -107,8 +107,7 @@ impl Trainer<'_> {
         let args = &self.args;
         let options = args.schedule_options();
         let warmup = args.warmup(plan.max_steps);
-        let schedule =
-            Schedule::new(&args.lr_scheduler_type, &options, args.learning_rate, warmup, plan.max_steps)?;
+        let schedule = Schedule::new(&args.lr_scheduler_type, &options, args.learning_rate, warmup, plan.max_steps)?;
         let epochs = if plan.examples.is_some() { plan.epochs } else { 0 };
         self.state = TrainerState::new(args, plan.max_steps, epochs, plan.batch_size);
         let mut run = Run { plan, schedule, progress: Progress::default() };
@@ -404,8 +403,7 @@ impl Trainer<'_> {
         self.state.stateful_callbacks = remembered;
         let resumable = !self.args.save_only_model;
         let (disk, args) = (&*self.disk, self.args.to_json());
-        let saved =
-            save_checkpoint(disk, &self.folder, self.program, &self.files, &args, &self.state, resumable)?;
+        let saved = save_checkpoint(disk, &self.folder, self.program, &self.files, &args, &self.state, resumable)?;
         let best = self.state.best_model_checkpoint.as_ref().and(self.state.best_global_step);
         self.folder.rotate(disk, self.args.save_total_limit, best)?;
         self.saved.push(step);
@@ -430,7 +428,9 @@ impl Trainer<'_> {
 
         if self.args.load_best_model_at_end {
             match &self.state.best_model_checkpoint {
-                Some(best) if Path::new(best).is_dir() => load_weights(Path::new(best), &self.files.stem, self.program)?,
+                Some(best) if Path::new(best).is_dir() => {
+                    load_weights(Path::new(best), &self.files.stem, self.program)?
+                }
                 Some(best) => tracing::warn!("the best checkpoint {best} does not exist: the last weights stay"),
                 None => tracing::warn!("no checkpoint is the best: the last weights stay"),
             }

@@ -1,5 +1,6 @@
 //! Evaluation, prediction and what follows from metrics.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -58,22 +59,23 @@ fn ec_01_names_and_values() {
     let mut given = parts(&mut program, folder.path(), json!({}), 40);
     given.eval = vec![(Some("a".into()), set.clone()), (Some("b".into()), set)];
     given.compute_metrics = Some(Box::new(mean_error));
-    given.preprocess_logits_for_metrics =
-        Some(Box::new(|outputs, _| {
-            let zeros = |t: &crate::tensor::Tensor| f32s(t.shape(), &vec![0.0; t.f32s().len()]);
-            outputs.into_iter().map(|(name, tensor)| (name, zeros(&tensor))).collect()
-        }));
+    given.preprocess_logits_for_metrics = Some(Box::new(|outputs, _| {
+        let zeros = |t: &crate::tensor::Tensor| f32s(t.shape(), &vec![0.0; t.f32s().len()]);
+        outputs.into_iter().map(|(name, tensor)| (name, zeros(&tensor))).collect()
+    }));
     let metrics = made(given).evaluate().unwrap();
     assert!(["eval_a_loss", "eval_b_loss", "eval_a_mae", "eval_b_mae"].iter().all(|key| metrics.contains_key(*key)));
-    assert!(["eval_a_mae", "eval_b_mae"].iter().all(|key| (metrics[*key].as_f64().unwrap() - f64::from(mae)).abs() < 1e-6));
+    assert!(
+        ["eval_a_mae", "eval_b_mae"].iter().all(|key| (metrics[*key].as_f64().unwrap() - f64::from(mae)).abs() < 1e-6)
+    );
 }
 
 /// A trainer whose evaluations give these values of `score`, one after the other.
 fn scored<'a>(program: &'a mut Linear, folder: &std::path::Path, values: Value, scores: &[f64]) -> Trainer<'a> {
     let mut given = parts(program, folder, values, 16);
-    let mut scores = scores.to_vec().into_iter();
+    let mut scores = VecDeque::from(scores.to_vec());
     given.compute_metrics = Some(Box::new(move |_| {
-        let score = scores.next().ok_or("no more scores")?;
+        let score = scores.pop_front().ok_or("no more scores")?;
         Ok(Logs::from_iter([("score".to_string(), figure(score))]))
     }));
     made(given)

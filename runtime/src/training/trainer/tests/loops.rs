@@ -232,7 +232,9 @@ fn ti_02_parts_that_do_not_fit() {
         (refused(json!({}), |p| p.files.companions.push(("../evil".into(), vec![]))), "beside the weights"),
         (refused(json!({}), |p| p.callbacks.push(Box::new(EarlyStopping::new(1, 0.0)))), "metric_for_best_model"),
         (
-            refused(json!({"metric_for_best_model": "loss"}), |p| p.callbacks.push(Box::new(EarlyStopping::new(1, 0.0)))),
+            refused(json!({"metric_for_best_model": "loss"}), |p| {
+                p.callbacks.push(Box::new(EarlyStopping::new(1, 0.0)))
+            }),
             "needs evaluations",
         ),
     ];
@@ -259,7 +261,8 @@ fn ti_10_control() {
     let output = trainer.train(&Resume::No).unwrap();
     // Two updates of the first epoch, four of the second, none of the third.
     assert_eq!((output.global_step, trainer.state().epoch), (6, 2.0));
-    let logs: Vec<String> = notes.0.borrow().iter().filter(|n| n.starts_with("log") || n.starts_with("save")).cloned().collect();
+    let logs: Vec<String> =
+        notes.0.borrow().iter().filter(|n| n.starts_with("log") || n.starts_with("save")).cloned().collect();
     assert_eq!(logs, ["log 3", "log 3", "save 3", "log 6"]);
     assert_eq!(trainer.checkpoints().steps().unwrap(), [3]);
     assert!(trainer.pop_callback("Notes").is_some() && trainer.pop_callback("Notes").is_none());

@@ -14,11 +14,9 @@ use crate::training::arguments::TrainingArguments;
 use crate::training::callbacks::{Callback, CallbackError, Event, TrainerControl};
 use crate::training::collate::{Batch, CollateError, Collator, Sample};
 use crate::training::data::{Draws, Example, Feature};
-use crate::training::program::{
-    Evaluation, Role, StepError, StepScalars, TensorSpec, TrainProgram, Update,
-};
+use crate::training::program::{Evaluation, Role, StepError, StepScalars, TensorSpec, TrainProgram, Update};
 use crate::training::state::TrainerState;
-use crate::training::trainer::{Trainer, TrainData, TrainerParts};
+use crate::training::trainer::{TrainData, Trainer, TrainerParts};
 
 pub(super) const WIDTH: usize = 3;
 

@@ -106,7 +106,8 @@ fn ec_11_files_of_a_checkpoint() {
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
     }
-    let args: Value = serde_json::from_str(&fs::read_to_string(checkpoint.join("training_args.json")).unwrap()).unwrap();
+    let args: Value =
+        serde_json::from_str(&fs::read_to_string(checkpoint.join("training_args.json")).unwrap()).unwrap();
     assert_eq!((&args["max_steps"], &args["learning_rate"]), (&json!(2), &json!(0.05)));
 
     let only = tempdir().unwrap();
@@ -165,7 +166,9 @@ fn ex_01_shards() {
 /// EC-14: the oldest go; the newest stays.
 #[test]
 fn ec_14_rotation() {
-    for (limit, kept) in [(json!(2), vec![4, 5]), (json!(1), vec![5]), (json!(0), vec![1, 2, 3, 4, 5]), (json!(-1), vec![1, 2, 3, 4, 5])] {
+    for (limit, kept) in
+        [(json!(2), vec![4, 5]), (json!(1), vec![5]), (json!(0), vec![1, 2, 3, 4, 5]), (json!(-1), vec![1, 2, 3, 4, 5])]
+    {
         let folder = tempdir().unwrap();
         let mut program = Linear::new();
         let values = json!({"max_steps": 5, "save_steps": 1, "save_total_limit": limit});
@@ -222,9 +225,8 @@ fn ec_20_refused_checkpoints() {
             fs::copy(other.join(name), path.join(name)).unwrap();
         })
     };
-    let remove = |name: &'static str| -> Breakage<'static> {
-        Box::new(move |path| fs::remove_file(path.join(name)).unwrap())
-    };
+    let remove =
+        |name: &'static str| -> Breakage<'static> { Box::new(move |path| fs::remove_file(path.join(name)).unwrap()) };
     let rows: Vec<(Breakage<'_>, &str)> = vec![
         (cut("model.safetensors", size("model.safetensors") - 1), "cut off"),
         (cut("optimizer.safetensors", size("optimizer.safetensors") - 30), "cut off"),
@@ -273,9 +275,7 @@ fn ta_24_resume_arguments() {
     assert_eq!(Resume::from_argument(Some("True")), Resume::Last);
     assert_eq!(Resume::from_argument(Some("out/checkpoint-3")), Resume::From("out/checkpoint-3".into()));
     let folder = tempdir().unwrap();
-    let values = |ignore: bool| {
-        json!({"per_device_train_batch_size": 4, "save_steps": 2, "max_steps": 6, "ignore_data_skip": ignore})
-    };
+    let values = |ignore: bool| json!({"per_device_train_batch_size": 4, "save_steps": 2, "max_steps": 6, "ignore_data_skip": ignore});
     let mut program = Linear::new();
     trainer_at(&mut program, folder.path(), values(false)).train(&Resume::No).unwrap();
     let checkpoint = Resume::From(folder.path().join("checkpoint-2"));

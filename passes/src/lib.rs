@@ -9,6 +9,7 @@ mod cache;
 mod calls;
 pub mod canonicalize;
 pub mod check;
+pub mod differentiate;
 pub mod dump;
 mod fuse;
 mod hoist;

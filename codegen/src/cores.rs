@@ -188,6 +188,7 @@ impl GraphCode<'_, '_, '_> {
         let batch = offsets.map_or(self.size(q, 0), |o| self.size(o, 0) - Dim::constant(1));
         let positions = bias.map_or(Dim::default(), |b| (self.size(b, 1) + Dim::constant(1)).floor_div(2));
         let Some(width) = self.shape(q).last().cloned() else { return self.wrong("attention of scalars") };
+        let barrier = self.field(self.context, offset_of!(Context, barrier) as i32);
         let fields = vec![
             (offset_of!(AttentionArgs, q), Field::Rows(q)),
             (offset_of!(AttentionArgs, q_stride), Field::Size(self.row_stride(q))),
@@ -210,6 +211,7 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(AttentionArgs, key_mask), Field::Maybe(mask)),
             (offset_of!(AttentionArgs, scale), Field::Float(scale)),
             (offset_of!(AttentionArgs, causal), Field::Short(causal.into())),
+            (offset_of!(AttentionArgs, barrier), Field::At(barrier)),
         ];
         self.core(offset_of!(Table, attention_packed), size_of::<AttentionArgs>(), fields)
     }

@@ -377,10 +377,10 @@ impl<'s, 'p, 't> GraphCode<'s, 'p, 't> {
         let mut accesses: Vec<Access> =
             self.operands(kernel).into_iter().map(|v| Access { bytes: self.bytes(v), write: false }).collect();
         accesses.extend(kernel.outputs.iter().map(|&v| Access { bytes: self.bytes(v), write: true }));
-        if let KernelKind::Attention { core } = kernel.kind
-            && matches!(self.graph.node(core).op, Op::PagedAttention { .. })
-        {
-            accesses.push(Access { bytes: Bytes::Scratch, write: true });
+        if let KernelKind::Attention { core } = kernel.kind {
+            let paged = matches!(self.graph.node(core).op, Op::PagedAttention { .. });
+            let bytes = if paged { Bytes::Scratch } else { Bytes::Tickets };
+            accesses.push(Access { bytes, write: true });
         }
         accesses
     }

@@ -199,7 +199,9 @@ fn attention(pool: &Pool, lengths: &[usize], heads: usize, dim: usize) -> f64 {
                 key_mask: std::ptr::null(),
                 scale: 0.18,
                 causal: 0,
+                barrier: team.barrier,
             };
+            team.barrier.wait();
             // SAFETY: the operands above have these sizes.
             unsafe { attention_packed(&args, team.thread as i64, team.threads as i64) };
         });

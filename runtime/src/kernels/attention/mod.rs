@@ -16,6 +16,7 @@ mod softmax;
 use super::isa::Isa;
 use super::scratch::with_scratch;
 use super::simd::{Kernel, LANES, Simd};
+use crate::threads::Barrier;
 use block::attend;
 use pack::Packed;
 
@@ -69,24 +70,25 @@ pub struct AttentionArgs {
     /// 1 if a query sees no key behind itself, else 0. The last query then stands where the last key does; else the first
     /// ones stand together.
     pub causal: u32,
+    /// Where the threads of the call draw tickets; nobody has drawn one since they met there.
+    pub barrier: *const Barrier,
 }
 
-/// The part of `thread` of `threads`. A row that sees no key is zero.
+/// What this thread of `threads` comes to draw of it. A row that sees no key is zero.
 ///
 /// # Safety
 /// The operands are as [`AttentionArgs`] describes them, alive, and `out` not accessed by others until all threads are
-/// through.
-pub unsafe extern "C" fn attention_packed(args: *const AttentionArgs, thread: i64, threads: i64) {
+/// through; all threads come here with equal arguments.
+pub unsafe extern "C" fn attention_packed(args: *const AttentionArgs, _thread: i64, threads: i64) {
     // SAFETY: the caller's promise.
-    unsafe { attention_on(Isa::current(), &*args, thread as usize, threads as usize) }
+    unsafe { attention_on(Isa::current(), &*args, threads as usize) }
 }
 
 /// [`attention_packed`] on a given instruction set.
 ///
 /// # Safety
 /// As for [`attention_packed`].
-pub(crate) unsafe fn attention_on(isa: Isa, args: &AttentionArgs, thread: usize, threads: usize) {
-    debug_assert!(thread < threads);
+pub(crate) unsafe fn attention_on(isa: Isa, args: &AttentionArgs, threads: usize) {
     if args.batch <= 0 || args.head_dim <= 0 || args.heads <= 0 {
         return;
     }
@@ -107,7 +109,7 @@ pub(crate) unsafe fn attention_on(isa: Isa, args: &AttentionArgs, thread: usize,
         let (shifts, sums) = scratch.split_at_mut(states);
         let packed = Packed::new(keys, values);
         let buffers = Buffers { packed, scores, outputs, shifts, sums };
-        isa.run(Attention { sequences, thread, threads, buffers });
+        isa.run(Attention { sequences, threads, buffers });
     });
 }
 
@@ -122,7 +124,6 @@ pub(super) const SCORE_ROWS: usize = 12;
 
 struct Attention<'a> {
     sequences: Sequences<'a>,
-    thread: usize,
     threads: usize,
     buffers: Buffers<'a>,
 }
@@ -147,8 +148,8 @@ struct Sequence {
     first: isize,
 }
 
-impl Sequences<'_> {
-    fn get(&self, s: usize) -> Sequence {
+impl<'a> Sequences<'a> {
+    fn get(self, s: usize) -> Sequence {
         if let Some(offsets) = self.offsets {
             let (start, len) = (offsets[s] as usize, (offsets[s + 1] - offsets[s]).max(0) as usize);
             return Sequence { query: start, queries: len, key: start, keys: len, first: 0 };
@@ -159,9 +160,9 @@ impl Sequences<'_> {
     }
 
     /// All tasks, in order.
-    fn tasks(&self) -> impl Iterator<Item = Task> {
+    fn tasks(self) -> impl Iterator<Item = Task> + use<'a> {
         let heads = self.args.heads as usize;
-        (0..self.args.batch as usize).map(|s| self.get(s)).flat_map(move |sequence| {
+        (0..self.args.batch as usize).map(move |s| self.get(s)).flat_map(move |sequence| {
             let block = if sequence.keys <= KEY_BLOCK { QUERY_BLOCK } else { LONG_QUERY_BLOCK };
             (0..heads).flat_map(move |head| {
                 (0..sequence.queries).step_by(block).map(move |first| Task {
@@ -218,21 +219,33 @@ impl Kernel for Attention<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let args = self.sequences.args;
-        let causal = args.causal != 0;
-        let total: usize = self.sequences.tasks().map(|task| task.cost(causal)).sum();
-        let (from, to) = (self.thread * total / self.threads, (self.thread + 1) * total / self.threads);
-        let mut before = 0;
-        for task in self.sequences.tasks() {
-            // A task belongs to the thread in whose share its middle lies.
-            let middle = before + task.cost(causal) / 2;
-            before += task.cost(causal);
-            if middle >= to {
-                break;
+        // SAFETY: the barrier outlives the call.
+        let barrier = unsafe { &*args.barrier };
+        let mut mine = barrier.ticket();
+        for (task, share) in shares(self.sequences, self.threads) {
+            if share > mine {
+                mine = barrier.ticket();
             }
-            if middle >= from {
-                // SAFETY: the task is one of the operands' as the caller describes them, and this thread's alone.
+            if share == mine {
+                // SAFETY: the task is one of the operands' as the caller describes them, and this thread's alone, since
+                // each ticket is drawn once.
                 unsafe { attend(s, args, task, &mut self.buffers) };
             }
         }
     }
+}
+
+/// All tasks with the number of the share that each is part of. Threads take shares as they come to them; the first are
+/// large, so that few keys are packed twice, the last are small, so that all threads are through at about the same time.
+fn shares(sequences: Sequences<'_>, threads: usize) -> impl Iterator<Item = (Task, usize)> {
+    let causal = sequences.args.causal != 0;
+    let mut left: usize = sequences.tasks().map(|task| task.cost(causal)).sum();
+    let (mut share, mut end) = (0, left - left / (2 * threads));
+    sequences.tasks().map(move |task| {
+        if left <= end && threads > 1 {
+            (share, end) = (share + 1, left - left / (2 * threads));
+        }
+        left -= task.cost(causal);
+        (task, share)
+    })
 }

@@ -3,6 +3,7 @@
 use super::{Random, bits, close};
 use crate::kernels::Isa;
 use crate::kernels::attention::{AttentionArgs, attention_on};
+use crate::threads::Barrier;
 
 struct Case {
     /// Queries and keys of each sequence.
@@ -82,6 +83,7 @@ impl Case {
         let stride = self.heads * self.dim + 1;
         let mut out = vec![7.5f32; offsets[offsets.len() - 1] as usize * stride];
         let (queries, keys) = self.lengths.first().copied().unwrap_or_default();
+        let barrier = Barrier::new(threads);
         let args = AttentionArgs {
             q: self.q[query * self.q_stride..].as_ptr(),
             q_stride: self.q_stride as i64,
@@ -103,11 +105,15 @@ impl Case {
             key_mask: self.mask.as_ref().map_or(std::ptr::null(), |mask| mask[key..].as_ptr()),
             scale: self.scale,
             causal: self.causal.into(),
+            barrier: &barrier,
         };
-        for thread in 0..threads {
-            // SAFETY: the operands above have the sizes the arguments name.
-            unsafe { attention_on(isa, &args, thread, threads) };
-        }
+        let shared = &raw const args as usize;
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                // SAFETY: the operands above have the sizes the arguments name and outlive the scope.
+                scope.spawn(move || unsafe { attention_on(isa, &*(shared as *const AttentionArgs), threads) });
+            }
+        });
         let mut rows = Vec::new();
         for row in out.chunks_exact(stride) {
             assert_eq!(row[stride - 1], 7.5, "nothing is written between the rows");

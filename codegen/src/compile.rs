@@ -156,6 +156,7 @@ pub fn compile(
     let consts = shared.tables.constants.into_bytes();
     let kernels = shared.kernels;
     let Linked { bytes, entries: code, functions } = shared.text.finish()?;
+    let states = states(program, plan, &weights)?;
     let manifest = Manifest {
         name: program.name.clone(),
         symbols: symbols(program),
@@ -163,7 +164,7 @@ pub fn compile(
         dims_code,
         entries,
         params: weights.entries,
-        states: states(program, plan)?,
+        states,
         cache: cache(program, plan)?,
         kernels,
         code,
@@ -192,17 +193,25 @@ fn symbols(program: &Program) -> Vec<SymbolEntry> {
     program.symbols.iter().map(entry).collect()
 }
 
-fn states(program: &Program, plan: &Plan) -> Result<Vec<StateEntry>, CodegenError> {
+fn states(program: &Program, plan: &Plan, weights: &Weights) -> Result<Vec<StateEntry>, CodegenError> {
     let entry = |(name, ty): (&String, &lith_ir::Type)| {
         if let Some(part) = plan.cache.as_ref().and_then(|c| c.parts.get(name)) {
-            return Ok(StateEntry { name: name.clone(), bytes: part.bytes, page_offset: Some(part.offset) });
+            let (name, page_offset) = (name.clone(), Some(part.offset));
+            return Ok(StateEntry { name, bytes: part.bytes, page_offset, initial: None });
         }
-        let bytes = ty.bytes().as_const().and_then(|b| u64::try_from(b).ok());
-        let bytes = bytes.ok_or_else(|| CodegenError::Plan {
+        let wrong = |problem: &str| CodegenError::Plan {
             graph: program.name.clone(),
-            problem: format!("state `{name}` of {ty} has no fixed size"),
-        })?;
-        Ok(StateEntry { name: name.clone(), bytes, page_offset: None })
+            problem: format!("state `{name}` of {ty} {problem}"),
+        };
+        let bytes = ty.bytes().as_const().and_then(|b| u64::try_from(b).ok()).ok_or_else(|| wrong("has no fixed size"))?;
+        let initial = match program.params.get(name) {
+            None => None,
+            Some(_) => {
+                let rows = weights.get(name, Layout::Rows).filter(|e| e.dtype == ty.dtype && e.bytes == bytes);
+                Some(rows.ok_or_else(|| wrong("begins with a parameter that is not stored as it is"))?.offset)
+            }
+        };
+        Ok(StateEntry { name: name.clone(), bytes, page_offset: None, initial })
     };
     program.states.iter().map(entry).collect()
 }

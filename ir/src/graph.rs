@@ -215,6 +215,11 @@ impl Graph {
         self.results[index].1 = value;
     }
 
+    /// Forgets all results; nodes stay.
+    pub fn clear_results(&mut self) {
+        self.results.clear();
+    }
+
     /// The arguments by index.
     pub fn args(&self) -> Vec<NodeId> {
         let by_index: BTreeMap<usize, NodeId> = self

@@ -19,7 +19,8 @@ pub struct Program {
     /// arguments over `params` alone, with one result, which is the value; a [`crate::Op::Param`] elsewhere refers to it as
     /// to any other.
     pub derived: BTreeMap<String, Graph>,
-    /// States by name: values that live from call to call, zeros at first.
+    /// States by name: values that live from call to call. One with the name of a parameter has the parameter's value at
+    /// first, the others are zeros.
     pub states: BTreeMap<String, Type>,
     /// Functions that graphs call; they refer to no parameter or state, all comes by argument.
     pub functions: BTreeMap<String, Graph>,

@@ -34,7 +34,12 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
             graph_plan.arg_layouts = layouts;
         }
     }
-    plan.layouts = found.params.into_iter().map(|(name, set)| (name, set.into_iter().collect())).collect();
+    let mut layouts = found.params;
+    // What a state begins with.
+    for name in program.states.keys().filter(|name| program.params.contains_key(*name)) {
+        layouts.entry(name.clone()).or_default().insert(Layout::Rows);
+    }
+    plan.layouts = layouts.into_iter().map(|(name, set)| (name, set.into_iter().collect())).collect();
     Ok(())
 }
 

@@ -15,6 +15,7 @@ pub mod model;
 pub mod pipelines;
 pub mod profile;
 pub mod program;
+pub mod states;
 pub mod tensor;
 pub mod threads;
 pub mod tokenizer;

@@ -124,6 +124,9 @@ pub struct StateEntry {
     /// Where its part of each page of the cache starts; `None` for a state that is not in pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_offset: Option<u64>,
+    /// Where in the section of weights the bytes are that it begins with; `None` for zeros.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<u64>,
 }
 
 /// The paged cache of a program: one pool of pages for all states in pages.

@@ -6,14 +6,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use memmap2::MmapMut;
-
 use crate::abi::{Context, DimsFn, EntryFn, MathTable, Table};
 use crate::artifact::{Artifact, ArtifactError};
 use crate::cache::{PagePool, PoolError};
 use crate::kernels::{self, SharedScratch};
 use crate::manifest::{ArgSize, CacheEntry, EntryPoint, Manifest, SequencesEntry};
 use crate::profile::{KernelTime, Profile, kernel_starts};
+use crate::states::{Arena, StateError, States};
 use crate::tensor::{Tensor, View};
 use crate::threads::{Pool, Team, barrier_wait};
 
@@ -46,24 +45,6 @@ pub enum CallError {
     },
 }
 
-/// Memory for intermediate values and states, aligned to pages, zeros at first.
-struct Arena(MmapMut);
-
-/// From so many bytes on an arena asks for large pages: matrices go through more small ones than a core knows addresses of.
-const LARGE_PAGES: usize = 4 << 20;
-
-impl Arena {
-    fn new(bytes: usize) -> Option<Arena> {
-        let map = MmapMut::map_anon(bytes.max(64)).ok()?;
-        #[cfg(target_os = "linux")]
-        if bytes >= LARGE_PAGES {
-            // Only speed depends on it.
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
-        Some(Arena(map))
-    }
-}
-
 /// The context of a call before a thread of a team makes it its own.
 struct Call(Context);
 
@@ -91,8 +72,8 @@ pub struct Program {
     table: Table,
     shapes: Mutex<HashMap<Vec<i64>, Dims>>,
     arenas: Mutex<Vec<Arena>>,
-    /// Memory of the states that are not in pages, by index. Held while compiled code runs, so calls take turns.
-    states: Mutex<Vec<Option<Arena>>>,
+    /// Held while compiled code runs, so calls take turns.
+    states: Mutex<States>,
     scratch: SharedScratch,
     profile: Mutex<Option<Profile>>,
 }
@@ -116,21 +97,7 @@ impl Program {
     /// # Errors
     /// When memory for its states cannot be had.
     pub fn new(artifact: Artifact, threads: usize) -> Result<Program, ArtifactError> {
-        let mut states = Vec::new();
-        for state in &artifact.manifest().states {
-            if state.page_offset.is_some() {
-                states.push(None);
-                continue;
-            }
-            let arena = usize::try_from(state.bytes).ok().and_then(Arena::new).map(Some);
-            states.push(arena.ok_or_else(|| ArtifactError::Io {
-                path: artifact.path().into(),
-                source: std::io::Error::new(
-                    std::io::ErrorKind::OutOfMemory,
-                    format!("state `{}` of {} bytes", state.name, state.bytes),
-                ),
-            })?);
-        }
+        let states = States::new(&artifact)?;
         let table = Table {
             barrier_wait,
             kernel_starts,
@@ -164,6 +131,29 @@ impl Program {
     /// What the program says of itself.
     pub fn manifest(&self) -> &Manifest {
         self.artifact.manifest()
+    }
+
+    /// The bytes of a state that is not in pages, little-endian and row-major.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn read_state(&self, name: &str) -> Result<Vec<u8>, StateError> {
+        lock(&self.states).bytes(&self.artifact, name).map(|bytes| bytes.to_vec())
+    }
+
+    /// Lets a state that is not in pages have these bytes, little-endian and row-major.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it has more or fewer bytes.
+    pub fn write_state(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let mut states = lock(&self.states);
+        let state = states.bytes(&self.artifact, name)?;
+        if state.len() != bytes.len() {
+            let (expected, found) = (state.len() as u64, bytes.len() as u64);
+            return Err(StateError::Size { name: name.into(), expected, found });
+        }
+        state.copy_from_slice(bytes);
+        Ok(())
     }
 
     /// Threads that a call runs on.
@@ -321,8 +311,7 @@ impl Program {
         let arg_data: Vec<*const u8> = args.iter().map(|v| v.bytes.as_ptr()).collect();
         let result_data: Vec<*mut u8> = results.iter_mut().map(|t| t.bytes_mut().as_mut_ptr()).collect();
         let null = std::ptr::null_mut();
-        let state_data: Vec<*mut u8> =
-            states.iter_mut().map(|s| s.as_mut().map_or(null, |s| s.0.as_mut_ptr())).collect();
+        let state_data = states.addresses();
         let mut profile = lock(&self.profile);
         let profile_data: *mut Profile = profile.as_mut().map_or(std::ptr::null_mut(), |p| p);
         let code: *const u8 = &self.artifact.code()[entry.code as usize];

@@ -205,7 +205,7 @@ impl Opened {
             (None, head) => {
                 let stored = |name: &str| body.as_ref().is_none_or(|b| b.tensor(name).is_some());
                 let pooler = head == Head::Base && family.is_some_and(|f| f.has_pooler(stored));
-                families::trace(&self.config, head, &families::Options { layout, pooler })
+                families::trace(&self.config, head, &families::Options { layout, pooler, training: None })
             }
         };
         let Traced { program, parts, max_length } = traced.map_err(Error::input)?;

@@ -247,6 +247,22 @@ impl Sequence {
         self.trace.record_with(Op::PagedAttention { heads, kv_heads, scale, window, softcap }, &operands)
     }
 
+    /// The rows of the tokens at these positions of their sequences, `i32[sequences]`, clamped; packed layout only.
+    pub fn at_positions(&self, x: &Tensor, positions: &Tensor) -> Tensor {
+        match self.layout {
+            Layout::Packed => x.gather(0, &(self.offsets(0) + positions)),
+            _ => self.trace.misfit("positions", "tokens are chosen by position in the packed layout only".into()),
+        }
+    }
+
+    /// The row of its sequence for each token: `[sequences, ..]` to `[tokens, ..]`; packed layout only.
+    pub fn spread(&self, x: &Tensor) -> Tensor {
+        match self.layout {
+            Layout::Packed => self.of_segment(x),
+            _ => self.trace.misfit("positions", "rows are spread in the packed layout only".into()),
+        }
+    }
+
     /// The number of tokens of each sequence as `[sequences, 1]` of the parameters' element type.
     pub fn lengths(&self) -> Tensor {
         let lengths = match self.layout {

@@ -298,6 +298,11 @@ impl Tensor {
         self.trace.record(Op::Softmax {}, &[self])
     }
 
+    /// What is lost on each row of these logits, see [`Op::CrossEntropy`].
+    pub fn cross_entropy(&self, labels: &Tensor, ignore: i64, smoothing: f64) -> Tensor {
+        self.trace.record(Op::CrossEntropy { ignore, smoothing }, &[self, labels])
+    }
+
     /// An activation function of every element.
     pub fn activation(&self, f: Activation) -> Tensor {
         self.trace.record(Op::Activation { f }, &[self])
@@ -316,6 +321,19 @@ impl Tensor {
     /// `x / sqrt(mean(x^2) + eps) * (weight + offset)` along the last axis.
     pub fn rms_norm(&self, weight: Option<&Tensor>, eps: f64, offset: f64) -> Tensor {
         self.trace.record_with(Op::RmsNorm { eps, offset }, &[Some(self), weight])
+    }
+
+    /// Every element 0 with probability `p`, else over `1 - p` (Srivastava et al. 2014); the tensor itself unless the trace has
+    /// started dropout. `p` is below 1.
+    pub fn dropout(&self, p: f64) -> Tensor {
+        if !(p > 0.0 && p < 1.0) {
+            return self.clone();
+        }
+        let Some(key) = self.trace.next_key() else { return self.clone() };
+        let bits = self.trace.record(Op::RandomBits { shape: self.shape().to_vec(), stream: 0 }, &[&key]);
+        // Of all numbers of 32 bits the share p is dropped.
+        let kept = bits.compare_to(Compare::Ge, (p * 4294967296.0).floor());
+        kept.select(&(self * (1.0 / (1.0 - p))), &(self * 0.0))
     }
 
     /// Rotary position embedding of `heads` heads side by side, see [`Op::Rope`].

@@ -26,8 +26,17 @@ struct Recorder {
     params: BTreeMap<String, (Type, Value)>,
     states: BTreeMap<String, Type>,
     arguments: Vec<String>,
+    dropout: Option<Dropout>,
     path: Rc<str>,
     error: Option<TraceError>,
+}
+
+/// What chance is drawn from.
+#[derive(Debug)]
+struct Dropout {
+    key: Value,
+    /// How often it was.
+    uses: usize,
 }
 
 impl Trace {
@@ -41,6 +50,7 @@ impl Trace {
             params: BTreeMap::new(),
             states: BTreeMap::new(),
             arguments: Vec::new(),
+            dropout: None,
             path: "".into(),
             error: None,
         })))
@@ -114,6 +124,28 @@ impl Trace {
         self.record(Op::StateWrite { name: name.into() }, &[tensor]);
     }
 
+    /// From here on [`Tensor::dropout`] drops: adds the argument `dropout_key u32[2]`, of which what is dropped is a function.
+    pub fn start_dropout(&self) {
+        let key = self.argument("dropout_key", DType::U32, [2i64]);
+        if let Some(key) = key.value() {
+            self.0.borrow_mut().dropout = Some(Dropout { key, uses: 0 });
+        }
+    }
+
+    /// A key of its own for the next use of chance, if there is any.
+    pub(crate) fn next_key(&self) -> Option<Tensor> {
+        let (key, uses) = {
+            let mut recorder = self.0.borrow_mut();
+            let dropout = recorder.dropout.as_mut()?;
+            dropout.uses += 1;
+            (dropout.key, dropout.uses)
+        };
+        let ty = self.0.borrow().graph.try_ty(key).cloned()?;
+        // By a stream of the call's key; the tensor itself is then of the same stream whichever use it is, so that layers
+        // are alike.
+        Some(self.record(Op::RandomBits { shape: vec![Dim::constant(2)], stream: uses }, &[&Tensor::new(self, key, ty)]))
+    }
+
     /// The scope of the whole model: no path, names as they are.
     pub fn root(&self) -> Scope {
         Scope { trace: self.clone(), path: "".into(), names: String::new() }
@@ -169,8 +201,8 @@ impl Trace {
         }
     }
 
-    /// Records that operands do not fit before a node could be made of them.
-    pub(crate) fn misfit(&self, op: &'static str, problem: String) -> Tensor {
+    /// Records that something does not fit before a node could be made of it: nothing, and an error at the end.
+    pub fn misfit(&self, op: &'static str, problem: String) -> Tensor {
         self.fail(|path| GraphError::Type { path, source: TypeError { op, problem } }.into())
     }
 

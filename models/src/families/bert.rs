@@ -38,6 +38,8 @@ pub(super) struct Dims {
     pub inner: usize,
     pub act: Act,
     pub eps: f64,
+    /// Of hidden states, in training.
+    pub dropout: f64,
     pub causal: bool,
 }
 
@@ -57,6 +59,7 @@ impl Dims {
             inner: m.config.positive("intermediate_size")?,
             act: m.act("hidden_act")?,
             eps: m.config.float("layer_norm_eps")?,
+            dropout: m.config.float("hidden_dropout_prob")?,
             causal: m.config.flag("is_decoder")?,
         })
     }
@@ -72,6 +75,7 @@ pub(super) fn embeddings(
 ) -> Result<Tensor, FamilyError> {
     let (vocabulary, reach, types) =
         (m.config.size("vocab_size")?, m.config.size("max_position_embeddings")?, m.config.size("type_vocab_size")?);
+    let dropout = m.config.float("hidden_dropout_prob")?;
     Ok(s.at("embeddings", |s| {
         let words = nn::embedding(s, "word_embeddings", m.tokens.ids(), [vocabulary, width]);
         let kinds = match m.tokens.type_ids() {
@@ -79,7 +83,7 @@ pub(super) fn embeddings(
             None => s.at("token_type_embeddings", |s| s.param("weight", [types, width]).index(0, 0)),
         };
         let places = nn::embedding(s, "position_embeddings", positions, [reach, width]);
-        layer_norm(s, "LayerNorm", &(words + kinds + places), width, eps)
+        layer_norm(s, "LayerNorm", &(words + kinds + places), width, eps).dropout(dropout)
     }))
 }
 
@@ -92,10 +96,10 @@ fn layer(m: &Model<'_>, s: &Scope, x: &Tensor, d: &Dims) -> Tensor {
     let attention = s.at("attention", |s| {
         let names = ["self.query", "self.key", "self.value"];
         let heads = SelfAttention { names, width: d.hidden, heads: d.heads, causal: d.causal, rel_bias: None };
-        let y = linear(s, "output.dense", &heads.apply(s, &m.tokens, x), [d.hidden, d.hidden]);
+        let y = linear(s, "output.dense", &heads.apply(s, &m.tokens, x), [d.hidden, d.hidden]).dropout(d.dropout);
         layer_norm(s, "output.LayerNorm", &(y + x), d.hidden, d.eps)
     });
-    let y = nn::mlp(s, ["intermediate.dense", "output.dense"], &attention, [d.hidden, d.inner], d.act);
+    let y = nn::mlp(s, ["intermediate.dense", "output.dense"], &attention, [d.hidden, d.inner], d.act).dropout(d.dropout);
     layer_norm(s, "output.LayerNorm", &(y + attention), d.hidden, d.eps)
 }
 

@@ -5,9 +5,17 @@ use lith_frontend::{Scope, Tensor};
 
 use super::{FamilyError, Model, Outputs};
 
+/// The share that is dropped before a classifier, in training.
+fn classifier_dropout(m: &Model<'_>) -> Result<f64, FamilyError> {
+    let own = m.config.value("classifier_dropout").as_f64();
+    let own = own.or_else(|| m.config.value("classifier_dropout_prob").as_f64());
+    Ok(own.or_else(|| m.config.value("hidden_dropout_prob").as_f64()).unwrap_or(0.0))
+}
+
 /// One class for each token: a linear layer `classifier`.
 pub(super) fn token_classification(m: &Model<'_>, s: &Scope, hidden: &Tensor) -> Result<Outputs, FamilyError> {
-    Ok(vec![("logits", linear(s, "classifier", hidden, [m.config.num_labels(), m.hidden()?]))])
+    let hidden = hidden.dropout(classifier_dropout(m)?);
+    Ok(vec![("logits", linear(s, "classifier", &hidden, [m.config.num_labels(), m.hidden()?]))])
 }
 
 /// Start and end of an answer: a linear layer `qa_outputs` to two columns.
@@ -21,7 +29,7 @@ pub(super) fn question_answering(m: &Model<'_>, s: &Scope, hidden: &Tensor) -> R
 
 /// One class for each sequence from `pooler_output`: a linear layer `classifier`.
 pub(super) fn pooled_classification(m: &Model<'_>, s: &Scope, hidden: &Tensor) -> Result<Outputs, FamilyError> {
-    let pooled = s.at(m.family.rules.base_prefix, |body| m.pooled(body, hidden))?;
+    let pooled = s.at(m.family.rules.base_prefix, |body| m.pooled(body, hidden))?.dropout(classifier_dropout(m)?);
     Ok(vec![("logits", linear(s, "classifier", &pooled, [m.config.num_labels(), m.hidden()?]))])
 }
 
@@ -33,8 +41,10 @@ pub(super) fn dense_classification(
     act: Act,
 ) -> Result<Outputs, FamilyError> {
     let width = m.hidden()?;
+    let dropout = classifier_dropout(m)?;
     let logits = s.at("classifier", |s| {
-        let x = act.apply(&linear(s, "dense", &m.tokens.first(hidden), [width, width]));
+        let first = m.tokens.first(hidden).dropout(dropout);
+        let x = act.apply(&linear(s, "dense", &first, [width, width])).dropout(dropout);
         linear(s, "out_proj", &x, [m.config.num_labels(), width])
     });
     Ok(vec![("logits", logits)])

@@ -18,6 +18,7 @@ mod gpt_neox;
 mod granite;
 mod heads;
 mod llama;
+mod loss;
 mod mistral;
 mod mpnet;
 mod olmo2;
@@ -163,11 +164,28 @@ pub struct Options {
     /// Whether [`Head::Base`] yields `pooler_output`, where the family has a pooler. Checkpoints of models with a head
     /// often lack it; [`Family::has_pooler`] tells.
     pub pooler: bool,
+    /// Whether the model is to be trained: see [`Training`].
+    pub training: Option<Training>,
 }
+
+/// What a model is trained by. The program has two entry points then, [`LOSS_ENTRY`] and [`EVAL_ENTRY`], with dropout and
+/// without; both have the results `loss_sum` and `items`, how much is lost and of how many, before those of the model, and
+/// arguments that tell what is right.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Training {
+    /// The share of each label that goes to all classes equally (label smoothing).
+    pub smoothing: f64,
+}
+
+/// Entry point of the loss that training makes small.
+pub const LOSS_ENTRY: &str = "loss";
+
+/// Entry point of the same loss as it is when the model is used.
+pub const EVAL_ENTRY: &str = "eval_step";
 
 impl Default for Options {
     fn default() -> Self {
-        Options { layout: Layout::Packed, pooler: true }
+        Options { layout: Layout::Packed, pooler: true, training: None }
     }
 }
 
@@ -202,6 +220,17 @@ pub struct Traced {
 /// # Errors
 /// When the configuration does not fit the family, or the family lacks the head.
 pub fn trace(config: &Config, head: Head, options: &Options) -> Result<Traced, FamilyError> {
+    if options.training.is_none() {
+        return trace_entry(config, head, options, ENTRY);
+    }
+    let mut traced = trace_entry(config, head, options, LOSS_ENTRY)?;
+    let eval = trace_entry(config, head, options, EVAL_ENTRY)?;
+    traced.program.entries.extend(eval.program.entries);
+    Ok(traced)
+}
+
+/// Traces one entry point.
+fn trace_entry(config: &Config, head: Head, options: &Options, entry: &str) -> Result<Traced, FamilyError> {
     let family = family(config)?;
     let build = match head {
         Head::Base => None,
@@ -212,7 +241,10 @@ pub fn trace(config: &Config, head: Head, options: &Options) -> Result<Traced, F
     };
     let model = Model::new(config, family, options.layout)?;
     let root = model.tokens.ids().trace().root();
-    let outputs = match build {
+    if entry == LOSS_ENTRY {
+        root.trace().start_dropout();
+    }
+    let mut outputs: Outputs = match build {
         None => {
             let hidden = (family.body)(&model, &root)?;
             let pooled =
@@ -230,7 +262,11 @@ pub fn trace(config: &Config, head: Head, options: &Options) -> Result<Traced, F
             outputs
         }
     };
-    model.finish(head, outputs)
+    if let Some(Training { smoothing }) = options.training {
+        let loss::Loss { sum, items } = loss::loss(&model, head, &outputs, smoothing)?;
+        outputs.splice(0..0, [("loss_sum", sum), ("items", items)]);
+    }
+    model.finish(head, entry, outputs)
 }
 
 fn family(config: &Config) -> Result<&'static Family, FamilyError> {
@@ -316,14 +352,14 @@ impl<'a> Model<'a> {
         Ok(lith_frontend::nn::linear(body, dense, &self.tokens.first(hidden), [width, width]).tanh())
     }
 
-    fn finish(self, head: Head, outputs: Outputs) -> Result<Traced, FamilyError> {
+    fn finish(self, head: Head, entry: &str, outputs: Outputs) -> Result<Traced, FamilyError> {
         let trace = self.tokens.ids().trace().clone();
         for (name, tensor) in &outputs {
             trace.result(name, tensor);
         }
         let file = || self.config.file().into();
         let program =
-            trace.finish(ENTRY).map_err(|source| FamilyError::Trace { file: file(), source: source.into() })?;
+            trace.finish(entry).map_err(|source| FamilyError::Trace { file: file(), source: source.into() })?;
         let tie = self.config.flag("tie_word_embeddings")?;
         let fused = self.family.fused.map_or_else(|| Ok(Vec::new()), |fused| fused(self.config))?;
         let wanted = program.params.iter().filter_map(|(name, ty)| {

@@ -7,7 +7,7 @@ use lith_ir::Activation;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{FamilyError, Model, Part, Traced, family};
+use super::{ENTRY, FamilyError, Model, Part, Traced, family};
 use crate::config::{Config, ConfigError, Head};
 use crate::source::{Source, is_inside, read_text};
 use crate::weights::{Rules, Wanted};
@@ -300,7 +300,7 @@ pub fn trace(config: &Config, stack: &Stack, layout: Layout) -> Result<Traced, F
             Module::LayerNorm { folder, width } => root.at(folder, |s| nn::layer_norm(s, "norm", &x, *width, 1e-5)),
         };
     }
-    let mut traced = model.finish(Head::Base, vec![("sentence_embedding", x)])?;
+    let mut traced = model.finish(Head::Base, ENTRY, vec![("sentence_embedding", x)])?;
     let folders = stack.modules.iter().filter_map(|module| match module {
         Module::Dense { folder, .. } | Module::LayerNorm { folder, .. } => Some(folder),
         Module::Pooling(_) | Module::Normalize => None,

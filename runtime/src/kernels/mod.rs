@@ -37,7 +37,7 @@ mod x86;
 mod tests;
 
 pub use append::{AppendArgs, CacheType, cache_append};
-pub use attention::{AttentionArgs, attention_packed};
+pub use attention::{AttentionArgs, AttentionGradArgs, attention_grad, attention_packed};
 pub use dot::{DotArgs, dot_f32};
 pub use embed::{EmbedArgs, embed_panels};
 pub use gemm::{Epilogue, GemmArgs, gemm_panels};

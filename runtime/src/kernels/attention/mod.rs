@@ -10,6 +10,7 @@
 //! alone: keys in order, in blocks that start at the sequence's first key. So a masked key does what no key does.
 
 mod block;
+mod grad;
 mod pack;
 mod softmax;
 
@@ -21,6 +22,9 @@ use block::attend;
 use pack::Packed;
 
 pub(super) use block::tiles;
+#[cfg(test)]
+pub(crate) use grad::attention_grad_on;
+pub use grad::{AttentionGradArgs, attention_grad};
 pub(super) use softmax::exponentiate;
 
 /// Arguments of [`attention_packed`]. Strides count elements.

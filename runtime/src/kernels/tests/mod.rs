@@ -3,6 +3,7 @@
 
 mod append;
 mod attention;
+mod attention_grad;
 mod dot;
 mod gemm;
 mod paged;

@@ -47,9 +47,8 @@ fn arg_size(program: &Program, dim: &Dim) -> Option<ArgSize> {
 fn offsets_of(program: &Program, graph: &Graph, index: usize, depth: usize) -> Option<Dim> {
     let arg: NodeId = *graph.args().get(index)?;
     graph.users(arg.into()).into_iter().find_map(|(user, position)| match (&graph.node(user).op, position) {
-        (Op::PackedAttention { .. } | Op::PagedAttention { .. }, 3) | (Op::SegmentPool { .. }, 1) => {
-            graph.operand(user, 0).and_then(|x| graph.ty(x).shape.first().cloned())
-        }
+        (Op::PackedAttention { .. } | Op::PackedAttentionGrad { .. } | Op::PagedAttention { .. }, 3)
+        | (Op::SegmentPool { .. }, 1) => graph.operand(user, 0).and_then(|x| graph.ty(x).shape.first().cloned()),
         (Op::SegmentIds { tokens }, 0) => Some(tokens.clone()),
         (Op::Call { function, .. }, _) if depth < DEPTH => {
             offsets_of(program, program.functions.get(function)?, position, depth + 1)

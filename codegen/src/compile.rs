@@ -203,7 +203,8 @@ fn states(program: &Program, plan: &Plan, weights: &Weights) -> Result<Vec<State
             graph: program.name.clone(),
             problem: format!("state `{name}` of {ty} {problem}"),
         };
-        let bytes = ty.bytes().as_const().and_then(|b| u64::try_from(b).ok()).ok_or_else(|| wrong("has no fixed size"))?;
+        let bytes =
+            ty.bytes().as_const().and_then(|b| u64::try_from(b).ok()).ok_or_else(|| wrong("has no fixed size"))?;
         let initial = match program.params.get(name) {
             None => None,
             Some(_) => {

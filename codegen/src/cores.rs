@@ -9,7 +9,10 @@ use lith_ir::plan::{Kernel, KernelKind, Layout};
 use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
 use lith_ir::{CachePart, DType, Dim, NodeId, Op, Value};
 use lith_runtime::abi::{Context, Table};
-use lith_runtime::kernels::{AppendArgs, AttentionArgs, CacheType, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs};
+use lith_runtime::kernels::{
+    AppendArgs, AttentionArgs, AttentionGradArgs, CacheType, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs,
+    ScatterArgs,
+};
 
 use crate::CodegenError;
 use crate::builder::{At, ENTRY};
@@ -178,6 +181,7 @@ impl GraphCode<'_, '_, '_> {
         let (heads, kv_heads, scale, causal, packed) = match self.graph.node(core).op {
             Op::Attention { heads, kv_heads, scale, causal } => (heads, kv_heads, scale, causal, false),
             Op::PackedAttention { heads, kv_heads, scale, causal } => (heads, kv_heads, scale, causal, true),
+            Op::PackedAttentionGrad { .. } => return self.attention_grad(kernel, core),
             Op::PagedAttention { .. } => return self.paged_attention(kernel, core),
             _ => return self.wrong("an attention kernel of another op"),
         };
@@ -214,6 +218,57 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(AttentionArgs, barrier), Field::At(barrier)),
         ];
         self.core(offset_of!(Table, attention_packed), size_of::<AttentionArgs>(), fields)
+    }
+
+    fn attention_grad(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
+        let Op::PackedAttentionGrad { heads, kv_heads, scale, causal } = self.graph.node(core).op else {
+            return self.wrong("gradients of attention by another op");
+        };
+        let [q, k, v, offsets, dy] = [0, 1, 2, 3, 4].map(|i| self.operand(core, i));
+        let (q, k, v, offsets, dy) = (q?, k?, v?, offsets?, dy?);
+        let bias = self.graph.operand(core, 5);
+        let positions = bias.map_or(Dim::default(), |b| (self.size(b, 1) + Dim::constant(1)).floor_div(2));
+        let output = self.output(kernel)?;
+        let barrier = self.field(self.context, offset_of!(Context, barrier) as i32);
+        let fields = vec![
+            (offset_of!(AttentionGradArgs, q), Field::Rows(q)),
+            (offset_of!(AttentionGradArgs, q_stride), Field::Size(self.row_stride(q))),
+            (offset_of!(AttentionGradArgs, k), Field::Rows(k)),
+            (offset_of!(AttentionGradArgs, k_stride), Field::Size(self.row_stride(k))),
+            (offset_of!(AttentionGradArgs, v), Field::Rows(v)),
+            (offset_of!(AttentionGradArgs, v_stride), Field::Size(self.row_stride(v))),
+            (offset_of!(AttentionGradArgs, dy), Field::Rows(dy)),
+            (offset_of!(AttentionGradArgs, dy_stride), Field::Size(self.row_stride(dy))),
+            (offset_of!(AttentionGradArgs, out), Field::Rows(output)),
+            (offset_of!(AttentionGradArgs, out_stride), Field::Size(self.size(output, 1))),
+            (offset_of!(AttentionGradArgs, offsets), Field::Rows(offsets)),
+            (offset_of!(AttentionGradArgs, batch), Field::Size(self.size(offsets, 0) - Dim::constant(1))),
+            (offset_of!(AttentionGradArgs, heads), Field::Number(heads as i64)),
+            (offset_of!(AttentionGradArgs, kv_heads), Field::Number(kv_heads as i64)),
+            (offset_of!(AttentionGradArgs, head_dim), Field::Size(self.size(q, 1).floor_div(heads.max(1) as i64))),
+            (offset_of!(AttentionGradArgs, relative_bias), Field::Maybe(bias)),
+            (offset_of!(AttentionGradArgs, positions), Field::Size(positions)),
+            (offset_of!(AttentionGradArgs, scale), Field::Float(scale)),
+            (offset_of!(AttentionGradArgs, causal), Field::Short(causal.into())),
+            (offset_of!(AttentionGradArgs, barrier), Field::At(barrier)),
+        ];
+        self.core(offset_of!(Table, attention_grad), size_of::<AttentionGradArgs>(), fields)
+    }
+
+    pub(crate) fn scatter(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
+        let [x, indices, updates] = [0, 1, 2].map(|i| self.operand(core, i));
+        let (x, indices, updates) = (x?, indices?, updates?);
+        let width = product(self.shape(x).get(1..).unwrap_or_default());
+        let fields = vec![
+            (offset_of!(ScatterArgs, x), Field::Rows(x)),
+            (offset_of!(ScatterArgs, indices), Field::Rows(indices)),
+            (offset_of!(ScatterArgs, updates), Field::Rows(updates)),
+            (offset_of!(ScatterArgs, out), Field::Rows(self.output(kernel)?)),
+            (offset_of!(ScatterArgs, rows), Field::Size(self.size(x, 0))),
+            (offset_of!(ScatterArgs, count), Field::Size(product(self.shape(indices)))),
+            (offset_of!(ScatterArgs, width), Field::Size(width)),
+        ];
+        self.core(offset_of!(Table, scatter_add), size_of::<ScatterArgs>(), fields)
     }
 
     pub(crate) fn embedding(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {

@@ -400,6 +400,7 @@ impl<'s, 'p, 't> GraphCode<'s, 'p, 't> {
             KernelKind::Rope { core } => self.rope(kernel, core)?,
             KernelKind::CacheAppend { core } => self.cache_append(kernel, core)?,
             KernelKind::Embedding { core } => self.embedding(kernel, core)?,
+            KernelKind::Scatter { core } => self.scatter(kernel, core)?,
             KernelKind::Call { .. } => return self.wrong("a call outside a run of calls"),
         }
         self.hazards.add(accesses);

@@ -143,7 +143,9 @@ impl Trace {
         let ty = self.0.borrow().graph.try_ty(key).cloned()?;
         // By a stream of the call's key; the tensor itself is then of the same stream whichever use it is, so that layers
         // are alike.
-        Some(self.record(Op::RandomBits { shape: vec![Dim::constant(2)], stream: uses }, &[&Tensor::new(self, key, ty)]))
+        Some(
+            self.record(Op::RandomBits { shape: vec![Dim::constant(2)], stream: uses }, &[&Tensor::new(self, key, ty)]),
+        )
     }
 
     /// The scope of the whole model: no path, names as they are.

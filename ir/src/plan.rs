@@ -100,6 +100,11 @@ pub enum KernelKind {
         /// The `gather` node.
         core: NodeId,
     },
+    /// `scatter_add` of `f32` rows by `i32` indices, operands in memory.
+    Scatter {
+        /// The `scatter_add` node.
+        core: NodeId,
+    },
     /// A call of a function; operands in memory, each in the layout of the argument. All results are outputs.
     Call {
         /// The call node.
@@ -120,6 +125,7 @@ impl KernelKind {
             KernelKind::Rope { .. } => "rope",
             KernelKind::CacheAppend { .. } => "append",
             KernelKind::Embedding { .. } => "embedding",
+            KernelKind::Scatter { .. } => "scatter",
             KernelKind::Call { .. } => "call",
             KernelKind::Copy => "copy",
         }

@@ -9,6 +9,7 @@ use lith_ir::{Class, DType, Dim, Graph, NodeId, Op, Symbol, Value};
 
 use crate::cache::{Caches, Origin};
 use crate::fuse::{IndexMap, compose, identity, is_row_of, operand_index};
+use crate::legalize::is_scatter;
 use crate::memory::{ALIGNMENT, shares};
 use crate::reads::{Stored, is_outside, operands};
 use crate::regions::live_range;
@@ -149,7 +150,7 @@ fn check_kind(
         }
         KernelKind::Attention { core } => {
             let fits = match graph.node(core).op {
-                Op::Attention { .. } | Op::PackedAttention { .. } => true,
+                Op::Attention { .. } | Op::PackedAttention { .. } | Op::PackedAttentionGrad { .. } => true,
                 Op::PagedAttention { .. } => [1, 2, 6, 7].iter().all(|&i| graph.operand(core, i).is_none_or(in_pages)),
                 _ => false,
             };
@@ -171,6 +172,10 @@ fn check_kind(
             ensure(plan.places.get(&core.into()).is_none_or(|p| *p == Place::Alias(cache)), || {
                 "a cache that is not changed in place".into()
             })
+        }
+        KernelKind::Scatter { core } => {
+            let fits = matches!(graph.node(core).op, Op::ScatterAdd {}) && is_scatter(graph, core);
+            ensure(alone(core) && fits, || "no scatter".into())
         }
         KernelKind::Embedding { core } => {
             let table = graph.operand(core, 0).ok_or("an embedding of nothing")?;

@@ -2,7 +2,10 @@
 //! signatures it is called by. Everything here is part of the artifact format: a change raises
 //! [`crate::artifact::format::FORMAT_VERSION`].
 
-use crate::kernels::{AppendArgs, AttentionArgs, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs, SharedScratch};
+use crate::kernels::{
+    AppendArgs, AttentionArgs, AttentionGradArgs, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs, ScatterArgs,
+    SharedScratch,
+};
 use crate::profile::Profile;
 use crate::threads::Barrier;
 
@@ -52,6 +55,8 @@ pub struct Table {
     pub dot_f32: unsafe extern "C" fn(args: *const DotArgs, thread: i64, threads: i64),
     /// Attention over packed sequences.
     pub attention_packed: unsafe extern "C" fn(args: *const AttentionArgs, thread: i64, threads: i64),
+    /// The gradients of attention over packed sequences.
+    pub attention_grad: unsafe extern "C" fn(args: *const AttentionGradArgs, thread: i64, threads: i64),
     /// Attention over a paged cache.
     pub attention_paged: unsafe extern "C" fn(args: *const PagedArgs, thread: i64, threads: i64),
     /// Tokens into a paged cache.
@@ -60,6 +65,8 @@ pub struct Table {
     pub rope: unsafe extern "C" fn(args: *const RopeArgs, thread: i64, threads: i64),
     /// Rows of a table in panels.
     pub embed_panels: unsafe extern "C" fn(args: *const EmbedArgs, thread: i64, threads: i64),
+    /// Rows added to rows of a table.
+    pub scatter_add: unsafe extern "C" fn(args: *const ScatterArgs, thread: i64, threads: i64),
     /// Scalar functions.
     pub math: MathTable,
 }

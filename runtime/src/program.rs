@@ -105,10 +105,12 @@ impl Program {
             gemm_panels: kernels::gemm_panels,
             dot_f32: kernels::dot_f32,
             attention_packed: kernels::attention_packed,
+            attention_grad: kernels::attention_grad,
             attention_paged: kernels::attention_paged,
             cache_append: kernels::cache_append,
             rope: kernels::rope,
             embed_panels: kernels::embed_panels,
+            scatter_add: kernels::scatter_add,
             math: MathTable::default(),
         };
         Ok(Program {

@@ -64,12 +64,14 @@ impl States {
                 continue;
             }
             let size = usize::try_from(state.bytes).ok();
-            let no_memory = || failed(&state.name, std::io::ErrorKind::OutOfMemory, format!("of {} bytes", state.bytes));
+            let no_memory =
+                || failed(&state.name, std::io::ErrorKind::OutOfMemory, format!("of {} bytes", state.bytes));
             let (mut arena, size) = size.and_then(|n| Some((Arena::new(n)?, n))).ok_or_else(no_memory)?;
             if let Some(offset) = state.initial {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX);
                 let bytes = start.checked_add(size).and_then(|end| artifact.weights().get(start..end));
-                let outside = || failed(&state.name, std::io::ErrorKind::InvalidData, "begins outside the weights".into());
+                let outside =
+                    || failed(&state.name, std::io::ErrorKind::InvalidData, "begins outside the weights".into());
                 arena.0[..size].copy_from_slice(bytes.ok_or_else(outside)?);
             }
             states.push(Some(arena));

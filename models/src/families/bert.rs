@@ -99,7 +99,8 @@ fn layer(m: &Model<'_>, s: &Scope, x: &Tensor, d: &Dims) -> Tensor {
         let y = linear(s, "output.dense", &heads.apply(s, &m.tokens, x), [d.hidden, d.hidden]).dropout(d.dropout);
         layer_norm(s, "output.LayerNorm", &(y + x), d.hidden, d.eps)
     });
-    let y = nn::mlp(s, ["intermediate.dense", "output.dense"], &attention, [d.hidden, d.inner], d.act).dropout(d.dropout);
+    let y =
+        nn::mlp(s, ["intermediate.dense", "output.dense"], &attention, [d.hidden, d.inner], d.act).dropout(d.dropout);
     layer_norm(s, "output.LayerNorm", &(y + attention), d.hidden, d.eps)
 }
 

@@ -100,7 +100,8 @@ fn of_positions(m: &Model<'_>, logits: &Tensor, positions: &Tensor) -> Loss {
     let shifted = &column - m.tokens.spread(&greatest);
     let total = m.tokens.pool(&shifted.exp(), Pool::Sum).log().reshape(rows.clone());
     let length = m.tokens.lengths().reshape(rows.clone()).cast(DType::I32);
-    let inside = positions.compare_to(Compare::Ge, 0.0).cast(DType::I32) * positions.compare(Compare::Lt, &length).cast(DType::I32);
+    let inside = positions.compare_to(Compare::Ge, 0.0).cast(DType::I32)
+        * positions.compare(Compare::Lt, &length).cast(DType::I32);
     let at = m.tokens.at_positions(&shifted, positions).reshape(rows);
     let inside = inside.cast(DType::F32);
     let each = (total - at) * &inside;

@@ -71,7 +71,9 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
         }
         Op::Linear {} => Role::Contraction,
         Op::DynamicQuantize { .. } => Role::Quantize,
-        Op::Attention { .. } | Op::PackedAttention { .. } => Role::Alone(KernelKind::Attention { core: id }),
+        Op::Attention { .. } | Op::PackedAttention { .. } | Op::PackedAttentionGrad { .. } => {
+            Role::Alone(KernelKind::Attention { core: id })
+        }
         Op::PagedAttention { .. } if in_pages(1) => Role::Alone(KernelKind::Attention { core: id }),
         Op::Rope { .. } => Role::Alone(KernelKind::Rope { core: id }),
         Op::CacheAppend { .. } if in_pages(0) => Role::Alone(KernelKind::CacheAppend { core: id }),
@@ -79,14 +81,13 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
         // What is written was changed where it lies.
         Op::StateWrite { .. } if in_pages(0) => Role::Memory,
         Op::StateWrite { .. } => Role::Alone(KernelKind::Copy),
+        Op::ScatterAdd {} => Role::Alone(KernelKind::Scatter { core: id }),
         Op::Activation { .. }
         | Op::Softmax {}
         | Op::LayerNorm { .. }
         | Op::RmsNorm { .. }
         | Op::L2Norm { .. }
         | Op::Scatter {}
-        | Op::ScatterAdd {}
-        | Op::PackedAttentionGrad { .. }
         | Op::CrossEntropy { .. }
         | Op::CrossEntropyGrad { .. }
         | Op::RandomBits { .. }
@@ -107,7 +108,9 @@ fn is_columns(graph: &Graph, id: NodeId) -> bool {
 fn reads_columns(graph: &Graph, id: NodeId) -> bool {
     let last = |n: NodeId| graph.ty(n.into()).shape.last();
     let takes = |&(user, operand): &(NodeId, usize)| match (&graph.node(user).op, operand) {
-        (Op::Attention { .. } | Op::PackedAttention { .. }, 0..=2) => graph.ty(user.into()).dtype == DType::F32,
+        (Op::Attention { .. } | Op::PackedAttention { .. }, 0..=2) | (Op::PackedAttentionGrad { .. }, 0..=2 | 4) => {
+            graph.ty(user.into()).dtype == DType::F32
+        }
         (Op::PagedAttention { .. } | Op::Rope { .. }, 0) => graph.ty(user.into()).dtype == DType::F32,
         (Op::CacheAppend { .. }, 1) => true,
         (Op::Reshape { .. }, 0) => {

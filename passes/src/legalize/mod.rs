@@ -122,13 +122,23 @@ fn decompose_until_legal(graph: &mut Graph, legal: &Legal<'_>) -> Result<(), Gra
     }
 }
 
+/// Whether a kernel adds the rows of this `scatter_add`: floats by 32-bit indices.
+pub(crate) fn is_scatter(graph: &Graph, node: NodeId) -> bool {
+    let indices = graph.operand(node, 1).is_some_and(|i| graph.ty(i).dtype == DType::I32);
+    graph.ty(node.into()).dtype == DType::F32 && indices
+}
+
 /// Whether a kernel computes the node as it is. Composites not named here are decomposed.
 fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
     let f32 = || graph.ty(node.into()).dtype == DType::F32;
     let in_pages = |operand: usize| graph.operand(node, operand).is_some_and(|v| (legal.cache)(graph, v));
     match graph.node(node).op {
         Op::Linear {} => f32() && graph.operand(node, 1).is_some_and(|w| (legal.weight)(graph, w)),
-        Op::Attention { .. } | Op::PackedAttention { .. } | Op::SegmentPool { .. } | Op::Rope { .. } => f32(),
+        Op::Attention { .. }
+        | Op::PackedAttention { .. }
+        | Op::PackedAttentionGrad { .. }
+        | Op::SegmentPool { .. }
+        | Op::Rope { .. } => f32(),
         Op::CacheAppend { .. } => in_pages(0),
         Op::PagedAttention { .. } => in_pages(1),
         // Contractions take it in.
@@ -141,19 +151,18 @@ fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
                 && graph.users(node.into()).iter().all(contraction)
                 && !graph.results().iter().any(|(_, v)| v.node == node)
         }
+        Op::ScatterAdd {} => is_scatter(graph, node),
         Op::SegmentIds { .. } => true,
         Op::Activation { .. }
         | Op::Softmax {}
         | Op::LayerNorm { .. }
         | Op::RmsNorm { .. }
         | Op::L2Norm { .. }
-        | Op::PackedAttentionGrad { .. }
         | Op::CrossEntropy { .. }
         | Op::CrossEntropyGrad { .. }
         | Op::RandomBits { .. }
         // Rewrites put primitives in their place.
-        | Op::Scatter {}
-        | Op::ScatterAdd {} => false,
+        | Op::Scatter {} => false,
         Op::Arg { .. }
         | Op::Param { .. }
         | Op::Const { .. }

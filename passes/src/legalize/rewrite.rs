@@ -9,7 +9,7 @@ pub(super) fn rewrite(graph: &mut Graph, node: NodeId, legal: &Legal<'_>) -> Res
     match graph.node(node).op {
         Op::Linear {} => split_bias(graph, node, legal),
         Op::Scatter {} => choose_rows(graph, node),
-        Op::ScatterAdd {} => add_rows(graph, node),
+        Op::ScatterAdd {} if !super::is_scatter(graph, node) => add_rows(graph, node),
         Op::CacheAppend { .. } => cast_to_cache(graph, node, legal),
         _ => Ok(None),
     }

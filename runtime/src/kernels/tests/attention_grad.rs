@@ -153,7 +153,8 @@ fn gradients_of_attention_are_those_of_its_formula() {
     ] {
         for _ in 0..3 {
             let case = Case::new(&mut random, lengths, heads, kv_heads, dim);
-            let what = format!("{lengths:?} {heads}/{kv_heads} {dim} causal {} bias {}", case.causal, case.bias.is_some());
+            let what =
+                format!("{lengths:?} {heads}/{kv_heads} {dim} causal {} bias {}", case.causal, case.bias.is_some());
             let reference = case.reference();
             for isa in Isa::available() {
                 let whole = case.run(isa, 1);

@@ -9,6 +9,7 @@ mod gemm;
 mod paged;
 mod quant;
 mod rope;
+mod scatter;
 mod vmath;
 
 /// Deterministic values: a small generator is enough to place every operand (splitmix64).

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::mem::{offset_of, size_of};
 
 use cranelift_codegen::ir::{InstBuilder, types};
-use lith_ir::plan::{Kernel, KernelKind, Layout};
+use lith_ir::plan::{Kernel, KernelKind, Layout, Place};
 use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
 use lith_ir::{CachePart, DType, Dim, NodeId, Op, Value};
 use lith_runtime::abi::{Context, Table};
@@ -154,17 +154,18 @@ impl GraphCode<'_, '_, '_> {
         let to = self.shape(core.into()).to_vec();
         let [lead @ .., m, n] = &to[..] else { return self.wrong("a product of vectors") };
         let Some(k) = self.shape(a).last().cloned() else { return self.wrong("a product of scalars") };
-        let one = Dim::constant(1);
-        let (b_row, b_col) = if transpose_rhs { (&one, &k) } else { (n, &one) };
+        let (m, n) = (m.clone(), n.clone());
+        let [(a, a_row, a_col), (b, b_row, b_col)] = [self.matrix(a), self.matrix(b)];
+        let (b_row, b_col) = if transpose_rhs { (b_col, b_row) } else { (b_row, b_col) };
         let fields = vec![
             (offset_of!(DotArgs, a), Field::Rows(a)),
             (offset_of!(DotArgs, a_batch), Field::Size(m.clone() * k.clone())),
-            (offset_of!(DotArgs, a_row), Field::Size(k.clone())),
-            (offset_of!(DotArgs, a_col), Field::Number(1)),
+            (offset_of!(DotArgs, a_row), Field::Size(a_row)),
+            (offset_of!(DotArgs, a_col), Field::Size(a_col)),
             (offset_of!(DotArgs, b), Field::Rows(b)),
             (offset_of!(DotArgs, b_batch), Field::Size(k.clone() * n.clone())),
-            (offset_of!(DotArgs, b_row), Field::Size(b_row.clone())),
-            (offset_of!(DotArgs, b_col), Field::Size(b_col.clone())),
+            (offset_of!(DotArgs, b_row), Field::Size(b_row)),
+            (offset_of!(DotArgs, b_col), Field::Size(b_col)),
             (offset_of!(DotArgs, c), Field::Rows(output)),
             (offset_of!(DotArgs, c_batch), Field::Size(m.clone() * n.clone())),
             (offset_of!(DotArgs, c_row), Field::Size(n.clone())),
@@ -175,6 +176,16 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(DotArgs, k), Field::Size(k)),
         ];
         self.core(offset_of!(Table, dot_f32), size_of::<DotArgs>(), fields)
+    }
+
+    /// The matrices of an operand of a product, as they lie in memory: the value, and from one row and column to the next.
+    fn matrix(&self, value: Value) -> (Value, Dim, Dim) {
+        let one = Dim::constant(1);
+        let aliased = matches!(self.plan.places.get(&value), Some(Place::Alias(_)));
+        match (&self.graph.node(value.node).op, self.graph.operand(value.node, 0)) {
+            (Op::Transpose { .. }, Some(x)) if aliased => (x, one, self.row_stride(x)),
+            _ => (value, self.row_stride(value), one),
+        }
     }
 
     pub(crate) fn attention(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {

@@ -90,7 +90,9 @@ fn place(
             Op::Param { name, .. } => Place::Param(name.clone()),
             Op::Const { .. } => Place::Const,
             Op::StateRead { name, .. } | Op::StateWrite { name } => Place::State(name.clone()),
-            Op::Reshape { .. } | Op::Slice { .. } if !stored.producer.contains_key(&id.into()) => {
+            Op::Reshape { .. } | Op::Slice { .. } | Op::Transpose { .. }
+                if !stored.producer.contains_key(&id.into()) =>
+            {
                 match graph.operand(id, 0) {
                     // A reshape inside kernels may be all there is: then nothing else knows it.
                     Some(x) if !inside.contains(&id) => Place::Alias(x),

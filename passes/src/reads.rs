@@ -1,5 +1,5 @@
-//! Which kernel stores a value and which values a kernel reads. Reshapes and slices that no kernel computes are other names
-//! of their operand, or of columns of it; all here looks through them.
+//! Which kernel stores a value and which values a kernel reads. Reshapes, slices and transpositions that no kernel computes
+//! are other names of their operand, or of columns of it; all here looks through them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,7 @@ impl<'a> Stored<'a> {
     pub fn root(&self, mut value: Value) -> Value {
         while !self.producer.contains_key(&value) {
             match (&self.graph.node(value.node).op, self.graph.operand(value.node, 0)) {
-                (Op::Reshape { .. } | Op::Slice { .. }, Some(x)) => value = x,
+                (Op::Reshape { .. } | Op::Slice { .. } | Op::Transpose { .. }, Some(x)) => value = x,
                 _ => break,
             }
         }

@@ -183,7 +183,7 @@ fn emit(name: &str, graph: &Graph, groups: &Groups<'_>) -> Result<Vec<Kernel>, P
                 return Ok(());
             }
             match (&graph.node(value.node).op, graph.operand(value.node, 0)) {
-                (Op::Reshape { .. } | Op::Slice { .. }, Some(x)) => value = x,
+                (Op::Reshape { .. } | Op::Slice { .. } | Op::Transpose { .. }, Some(x)) => value = x,
                 (op, _) if is_outside(op) => return Ok(()),
                 (op, _) => return Err(PassError::broken(name, format!("`{}` is read and not stored", op.name()))),
             }

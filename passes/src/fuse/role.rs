@@ -18,7 +18,7 @@ pub(super) enum Role {
     Elementwise,
     /// Only says at which index of its operand an element lies.
     Broadcast,
-    /// A reshape, or columns of a value in memory.
+    /// A reshape, columns of a value in memory, or matrices that products read across.
     View,
     /// Takes each element from a computed index of an operand.
     Movement,
@@ -57,6 +57,7 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
             _ => Role::View,
         },
         Op::Slice { .. } if is_columns(graph, id) => Role::View,
+        Op::Transpose { .. } if is_across(graph, id) => Role::View,
         Op::Gather { axis: 0 } if gathers_panels(graph, id, context) => Role::Alone(KernelKind::Embedding { core: id }),
         Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Pad { .. } | Op::Gather { .. } => {
             Role::Movement
@@ -104,6 +105,26 @@ fn is_columns(graph: &Graph, id: NodeId) -> bool {
     computed && *axis > 0 && axis + 1 == graph.ty(x).rank() && start.as_const().is_some() && reads_columns(graph, id)
 }
 
+/// Whether a node is matrices the other way round that only products read, which take any distance between elements.
+fn is_across(graph: &Graph, id: NodeId) -> bool {
+    let Op::Transpose { perm } = &graph.node(id).op else { return false };
+    let rank = perm.len();
+    let swapped = |(i, &axis): (usize, &usize)| match rank - i {
+        1 => axis + 2 == rank,
+        2 => axis + 1 == rank,
+        _ => axis == i,
+    };
+    let product = |&(user, _): &(NodeId, usize)| {
+        matches!(graph.node(user).op, Op::Dot { .. }) && graph.ty(user.into()).dtype == DType::F32
+    };
+    let users = graph.users(id.into());
+    rank >= 2
+        && perm.iter().enumerate().all(swapped)
+        && !users.is_empty()
+        && users.iter().all(product)
+        && graph.results().iter().all(|(_, v)| v.node != id)
+}
+
 /// Whether all that reads a value takes any distance between rows, be it through reshapes that keep rows.
 fn reads_columns(graph: &Graph, id: NodeId) -> bool {
     let last = |n: NodeId| graph.ty(n.into()).shape.last();
@@ -113,6 +134,8 @@ fn reads_columns(graph: &Graph, id: NodeId) -> bool {
         }
         (Op::PagedAttention { .. } | Op::Rope { .. }, 0) => graph.ty(user.into()).dtype == DType::F32,
         (Op::CacheAppend { .. }, 1) => true,
+        (Op::Dot { .. }, _) => graph.ty(id.into()).rank() == 2 && graph.ty(user.into()).dtype == DType::F32,
+        (Op::Transpose { .. }, _) => graph.ty(id.into()).rank() == 2 && is_across(graph, user),
         (Op::Reshape { .. }, 0) => {
             let copies = graph.ty(id.into()).shape == graph.ty(user.into()).shape;
             !copies && last(id) == last(user) && reads_columns(graph, user)

@@ -1,14 +1,14 @@
 //! The batched product of two activations: `C[b] = A[b] · B[b]`, any strides.
 //!
 //! B is packed into panels in this thread's scratch, block by block; A is read in place where its rows are contiguous
-//! and packed too where they are not.
+//! and packed too where they are not. Both go through transpositions of sixteen by sixteen where they lie across.
 
 use std::ops::Range;
 
-use super::gemm::{part, pieces};
+use super::gemm::{Rows, part, pieces, tiles};
 use super::isa::Isa;
 use super::scratch::with_scratch;
-use super::simd::{Kernel, LANES, Simd};
+use super::simd::{Element, Kernel, LANES, Simd};
 use super::tile::TileArgs;
 
 /// Arguments of [`dot_f32`]. Strides count elements; a stride of 0 repeats an operand along that dimension (not for C).
@@ -64,7 +64,7 @@ pub unsafe extern "C" fn dot_f32(args: *const DotArgs, thread: i64, threads: i64
 pub(crate) unsafe fn dot_on(isa: Isa, args: &DotArgs, thread: usize, threads: usize) {
     debug_assert!(thread < threads);
     if args.batch > 0 && args.m > 0 && args.n > 0 {
-        let floats = K_BLOCK * COLUMN_BLOCK + TILE_ROWS * K_BLOCK + TILE_ROWS * LANES;
+        let floats = K_BLOCK * COLUMN_BLOCK + ROW_BLOCK * K_BLOCK + TILE_ROWS * LANES;
         with_scratch(floats, |scratch| isa.run(Dot { args, thread, threads, scratch }));
     }
 }
@@ -76,10 +76,12 @@ struct Dot<'a> {
     scratch: &'a mut [f32],
 }
 
-/// Rows of a task, products summed per pass and columns packed at once: 256 KB of B, and a row block to amortise it.
+/// Rows of a task, and of A that are packed at once: whole tiles of any instruction set, and whole vectors.
 const ROW_BLOCK: usize = 96;
-const K_BLOCK: usize = 256;
-const COLUMN_BLOCK: usize = 256;
+/// Products summed per pass: three panels of B this deep, and their rows of A, stay in the first-level cache.
+const K_BLOCK: usize = 128;
+/// Columns packed at once: with so many a packed row of A or B is used often enough.
+const COLUMN_BLOCK: usize = 384;
 /// Room for the register tile of any instruction set.
 const TILE_ROWS: usize = 16;
 
@@ -124,71 +126,74 @@ unsafe fn block<S: Simd>(
 ) {
     let k = args.k.max(0) as usize;
     let (packed_b, rest) = scratch.split_at_mut(K_BLOCK * COLUMN_BLOCK);
-    let (packed_a, narrow) = rest.split_at_mut(TILE_ROWS * K_BLOCK);
+    let (packed_a, narrow) = rest.split_at_mut(ROW_BLOCK * K_BLOCK);
     let at = |batch: i64, row: i64, col: i64, r: usize, c: usize| {
         (matrix as i64 * batch + r as i64 * row + c as i64 * col) as isize
     };
     let a_at = |r, c| at(args.a_batch, args.a_row, args.a_col, r, c);
     let b_at = |r, c| at(args.b_batch, args.b_row, args.b_col, r, c);
     let c_at = |r, c| at(args.c_batch, args.c_row, args.c_col, r, c);
+    let [tile_rows, tile_panels] = <f32 as Element>::tile::<S>();
+    // Panels that are as wide in C.
+    let whole = if args.c_col == 1 { columns.len() / LANES } else { 0 };
     let mut start = 0;
     // One empty pass where k = 0, which zeroes C.
     loop {
         let depth = (k - start).min(K_BLOCK);
         // SAFETY: element (start + i, column) of B for i < depth exists, and the packed panels have room.
         unsafe {
-            pack(
-                s,
-                packed_b,
-                depth,
-                columns.len(),
-                |i, c| args.b.offset(b_at(start + i, columns.start + c)),
-                args.b_col == 1,
-            )
-        };
-        for rows in pieces(rows.clone(), S::ROWS) {
-            // SAFETY: as above, and for A and C alike; `narrow` has room for S::ROWS ≤ TILE_ROWS rows.
+            let b = args.b.offset(b_at(start, columns.start));
+            pack_b(s, packed_b, depth, columns.len(), b, [args.b_row as isize, args.b_col as isize]);
+        }
+        for rows in pieces(rows.clone(), ROW_BLOCK) {
+            let first_row = rows.start;
+            // SAFETY: as above, and for A and C alike; `narrow` has room for a tile's rows.
             unsafe {
                 let (mut a, mut lda) = (args.a.offset(a_at(rows.start, start)), args.a_row as usize);
                 if args.a_col != 1 {
-                    for (r, row) in rows.clone().enumerate() {
-                        for i in 0..depth {
-                            packed_a[r * K_BLOCK + i] = *args.a.offset(a_at(row, start + i));
-                        }
-                    }
+                    pack_a(s, packed_a, rows.len(), depth, a, [args.a_row as isize, args.a_col as isize]);
                     (a, lda) = (packed_a.as_ptr(), K_BLOCK);
                 }
-                let mut column = 0;
-                while column < columns.len() {
-                    let left = columns.len() - column;
-                    let direct = left >= LANES && args.c_col == 1;
-                    let group = if direct { S::PANELS.min(left / LANES) } else { 1 };
-                    let mut tile = TileArgs {
-                        k: depth,
-                        a,
-                        lda,
-                        b: packed_b.as_ptr().add(column / LANES * depth * LANES),
-                        b_step: LANES,
-                        b_panel: depth * LANES,
-                        c: args.c.offset(c_at(rows.start, columns.start + column)),
-                        ldc: args.c_row as usize,
-                        accumulate: start > 0,
-                        next: None,
-                    };
-                    if direct {
-                        s.tile(rows.len(), group, &tile);
-                    } else {
-                        // By way of a tile of its own where C is narrower than a panel or its columns lie apart.
-                        let width = left.min(LANES);
+                let view = Rows {
+                    // The products of columns from `start` on are what it is asked for.
+                    a: a.wrapping_sub(start),
+                    lda,
+                    c: args.c.offset(c_at(rows.start, columns.start)),
+                    ldc: args.c_row as usize,
+                    count: rows.len(),
+                    k,
+                };
+                let panel = depth * LANES;
+                for group in pieces(0..whole, tile_panels) {
+                    let b = packed_b.as_ptr().add(group.start * panel);
+                    let next = b.wrapping_add(group.len() * panel);
+                    let c = view.c.add(group.start * LANES);
+                    tiles(s, &view, start..start + depth, b, next, panel, group.len(), c, view.ldc);
+                }
+                for column in (whole * LANES..columns.len()).step_by(LANES) {
+                    // By way of a tile of its own where C is narrower than a panel or its columns lie apart.
+                    let width = (columns.len() - column).min(LANES);
+                    for rows in pieces(rows.clone(), tile_rows.min(TILE_ROWS)) {
                         let c = |r: usize, i: usize| args.c.offset(c_at(rows.start + r, columns.start + column + i));
-                        if tile.accumulate {
+                        if start > 0 {
                             for r in 0..rows.len() {
                                 for i in 0..width {
                                     narrow[r * LANES + i] = *c(r, i);
                                 }
                             }
                         }
-                        (tile.c, tile.ldc) = (narrow.as_mut_ptr(), LANES);
+                        let tile = TileArgs {
+                            k: depth,
+                            a: a.add((rows.start - first_row) * lda),
+                            lda,
+                            b: packed_b.as_ptr().add(column / LANES * panel),
+                            b_step: LANES,
+                            b_panel: panel,
+                            c: narrow.as_mut_ptr(),
+                            ldc: LANES,
+                            accumulate: start > 0,
+                            next: None,
+                        };
                         s.tile(rows.len(), 1, &tile);
                         for r in 0..rows.len() {
                             for i in 0..width {
@@ -196,7 +201,6 @@ unsafe fn block<S: Simd>(
                             }
                         }
                     }
-                    column += group * LANES;
                 }
             }
         }
@@ -207,36 +211,94 @@ unsafe fn block<S: Simd>(
     }
 }
 
-/// Packs `depth` × `n` elements into panels, zeros past n.
+/// Packs `depth` × `n` elements, `step` apart from row to row and column to column, into panels, zeros past n.
 ///
 /// # Safety
-/// `element(i, c)` is readable for i < depth, c < n; and if `contiguous`, so are the columns after it, side by side.
+/// The elements are readable; `packed` has room.
 #[inline(always)]
-unsafe fn pack<S: Simd>(
-    s: S,
-    packed: &mut [f32],
-    depth: usize,
-    n: usize,
-    element: impl Fn(usize, usize) -> *const f32,
-    contiguous: bool,
-) {
+unsafe fn pack_b<S: Simd>(s: S, packed: &mut [f32], depth: usize, n: usize, b: *const f32, step: [isize; 2]) {
     if depth == 0 {
         return;
     }
+    let [row, col] = step;
     for (panel, out) in packed[..n.div_ceil(LANES) * depth * LANES].chunks_exact_mut(depth * LANES).enumerate() {
         let first = panel * LANES;
         let width = LANES.min(n - first);
-        for (i, out) in out.chunks_exact_mut(LANES).enumerate() {
-            // SAFETY: the caller's promise; `out` is sixteen values long.
-            unsafe {
-                if contiguous && width == LANES {
-                    s.store(out.as_mut_ptr(), s.load(element(i, first)));
-                } else {
+        // SAFETY: the caller's promise; `out` has sixteen values for each row.
+        unsafe {
+            let b = b.offset(first as isize * col);
+            if col == 1 {
+                for (i, out) in out.chunks_exact_mut(LANES).enumerate() {
+                    let from = b.offset(i as isize * row);
+                    let x = if width == LANES { s.load(from) } else { s.load_partial(from, width, 0.0) };
+                    s.store(out.as_mut_ptr(), x);
+                }
+            } else if row == 1 {
+                across(s, b, col, width, depth, out.as_mut_ptr(), LANES);
+            } else {
+                for (i, out) in out.chunks_exact_mut(LANES).enumerate() {
                     for (c, out) in out.iter_mut().enumerate() {
-                        *out = if c < width { *element(i, first + c) } else { 0.0 };
+                        *out = if c < width { *b.offset(i as isize * row + c as isize * col) } else { 0.0 };
                     }
                 }
             }
+        }
+    }
+}
+
+/// Packs `rows` × `depth` elements, `step` apart from row to row and column to column, into rows of [`K_BLOCK`].
+///
+/// # Safety
+/// The elements are readable; `packed` has room for rows rounded up to sixteen.
+#[inline(always)]
+unsafe fn pack_a<S: Simd>(s: S, packed: &mut [f32], rows: usize, depth: usize, a: *const f32, step: [isize; 2]) {
+    let [row, col] = step;
+    // SAFETY: the caller's promise; a block of sixteen by sixteen is within the packed rows.
+    unsafe {
+        if row != 1 {
+            for r in 0..rows {
+                for i in 0..depth {
+                    packed[r * K_BLOCK + i] = *a.offset(r as isize * row + i as isize * col);
+                }
+            }
+            return;
+        }
+        for first in (0..rows).step_by(LANES) {
+            let width = LANES.min(rows - first);
+            for i in (0..depth).step_by(LANES) {
+                let mut columns = [s.splat(0.0); LANES];
+                for (j, x) in columns.iter_mut().enumerate().take(depth - i) {
+                    let from = a.offset((i + j) as isize * col).add(first);
+                    *x = if width == LANES { s.load(from) } else { s.load_partial(from, width, 0.0) };
+                }
+                for (r, x) in s.transpose(columns).into_iter().enumerate() {
+                    s.store(packed.as_mut_ptr().add((first + r) * K_BLOCK + i), x);
+                }
+            }
+        }
+    }
+}
+
+/// Writes up to sixteen columns, `col` apart and each contiguous, side by side: value i of each to row i of `to`, `ld` apart.
+/// Columns past `width` are zeros.
+///
+/// # Safety
+/// `width` columns of `depth` values are readable, `depth` rows of sixteen writable.
+#[inline(always)]
+unsafe fn across<S: Simd>(s: S, from: *const f32, col: isize, width: usize, depth: usize, to: *mut f32, ld: usize) {
+    for i in (0..depth).step_by(LANES) {
+        let there = LANES.min(depth - i);
+        let mut columns = [s.splat(0.0); LANES];
+        for (c, x) in columns.iter_mut().enumerate().take(width) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let from = from.offset(c as isize * col).add(i);
+                *x = if there == LANES { s.load(from) } else { s.load_partial(from, there, 0.0) };
+            }
+        }
+        for (r, x) in s.transpose(columns).into_iter().enumerate().take(there) {
+            // SAFETY: the caller's promise.
+            unsafe { s.store(to.add((i + r) * ld), x) };
         }
     }
 }

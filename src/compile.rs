@@ -7,6 +7,7 @@ use lith_codegen::{Target, WeightData, WeightStorage};
 use lith_ir::DType;
 use lith_ir::quant::Storage;
 use lith_passes::saturate::{Budget, DeviceProfile, Memo, Numeric};
+use lith_passes::train::Optimizer;
 use lith_passes::{Compiled, Stage};
 use lith_runtime::model::ENTRY;
 
@@ -42,6 +43,8 @@ pub struct CompileOptions {
     pub saturate: bool,
     /// Where what it made of graphs is kept; nowhere by default.
     pub memo: Memo,
+    /// How a model that is traced for it is trained.
+    pub optimizer: Optimizer,
 }
 
 impl CompileOptions {
@@ -67,6 +70,7 @@ impl CompileOptions {
             device: DeviceProfile::default(),
             saturate: true,
             memo: Memo::default(),
+            optimizer: Optimizer::AdamW,
         })
     }
 }
@@ -108,8 +112,10 @@ pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>
     };
     let storage = quantize::plan(&matrices, &options.quantization, &|name| model.weights.kept(name), &values)?;
     let is_quantized = |name: &&String| matches!(storage.storage.get(*name), Some(Storage::Quantized(_)));
+    let training = model.training.then(|| crate::train::all_of(&program, options.optimizer));
     let pass_options = lith_passes::Options {
         stop_after,
+        training,
         packed_tables: matrices.tables.iter().filter(is_quantized).cloned().collect(),
         // All or none: a block of mixed widths stays one function.
         rounding: options.quantization.rounding,

@@ -21,6 +21,7 @@ pub mod executable;
 pub mod inspect;
 pub mod model;
 pub mod quantize;
+pub mod train;
 pub mod verify;
 pub mod weights;
 

@@ -40,6 +40,8 @@ pub struct ModelOptions {
     pub padded: bool,
     /// The key/value cache of a language model.
     pub cache: CacheType,
+    /// Trace what training makes small instead of what answers.
+    pub training: Option<families::Training>,
 }
 
 /// Files besides the tokenizer's that an artifact keeps.
@@ -67,6 +69,8 @@ pub struct Model {
     pub files: Vec<PathBuf>,
     /// The values of its parameters.
     pub weights: Weights,
+    /// Whether it was traced to be trained.
+    pub training: bool,
 }
 
 /// What the files of a model say before its program is traced: enough for a cache key.
@@ -192,6 +196,7 @@ impl Opened {
         let head = head_of(self.task)?;
         let layout = match (head, self.options.padded) {
             (_, true) => Layout::Padded,
+            _ if self.options.training.is_some() => Layout::Packed,
             (Head::CausalLm, false) => Layout::Paged(self.options.cache),
             (_, false) => Layout::Packed,
         };
@@ -205,7 +210,11 @@ impl Opened {
             (None, head) => {
                 let stored = |name: &str| body.as_ref().is_none_or(|b| b.tensor(name).is_some());
                 let pooler = head == Head::Base && family.is_some_and(|f| f.has_pooler(stored));
-                families::trace(&self.config, head, &families::Options { layout, pooler, training: None })
+                families::trace(
+                    &self.config,
+                    head,
+                    &families::Options { layout, pooler, training: self.options.training },
+                )
             }
         };
         let Traced { program, parts, max_length } = traced.map_err(Error::input)?;
@@ -248,7 +257,8 @@ impl Opened {
         };
         files.sort();
         files.dedup();
-        Ok(Model { config, info, program, warnings, assets, files, weights })
+        let training = options.training.is_some();
+        Ok(Model { config, info, program, warnings, assets, files, weights, training })
     }
 
     fn info(&self, max_length: usize) -> Result<ModelInfo> {

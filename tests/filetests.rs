@@ -1,17 +1,19 @@
 //! Text programs through the passes, against expected text beside them. The folder names the stage after which the
 //! result is taken; after the fuse stage it is the kernels, after the memory stage the memory plan. A line
-//! `// numeric: CLASS` says how much rewrites may change numbers. `BLESS=1` rewrites the expected text.
+//! `// numeric: CLASS` says how much rewrites may change numbers, a line `// optimizer: NAME` what trains all parameters. `BLESS=1` rewrites the expected text.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lith_passes::saturate::Numeric;
+use lith_passes::train::{Optimizer, Training};
 use lith_passes::{Compiled, Options, Stage, dump, run};
 
 fn result(stage: Stage, compiled: &Compiled) -> String {
     match stage {
         Stage::Trace
         | Stage::Canonicalize
+        | Stage::Differentiate
         | Stage::Quantize
         | Stage::Outline
         | Stage::Saturate
@@ -46,8 +48,14 @@ fn programs_after_each_stage() {
             assert_eq!(printed, lith_ir::text::print(&again), "{}: text round trip", file.display());
             let named = text.lines().find_map(|l| l.strip_prefix("// numeric: "));
             let numeric = named.map(|n| Numeric::from_name(n).unwrap_or_else(|| panic!("{}: {n}", file.display())));
-            let options =
-                Options { stop_after: Some(*stage), numeric: numeric.unwrap_or_default(), ..Options::default() };
+            let optimizer = text.lines().find_map(|l| l.strip_prefix("// optimizer: "));
+            let training = optimizer.map(|name| Training {
+                trained: program.params.keys().cloned().collect(),
+                decayed: program.params.keys().filter(|name| name.ends_with("weight")).cloned().collect(),
+                optimizer: Optimizer::from_name(name).unwrap_or_else(|| panic!("{}: {name}", file.display())),
+            });
+            let numeric = numeric.unwrap_or_default();
+            let options = Options { stop_after: Some(*stage), numeric, training, ..Options::default() };
             let compiled = run(program, &options).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
             let (found, beside) = (result(*stage, &compiled), file.with_extension("expected"));
             if bless {

@@ -1,8 +1,7 @@
 //! Graph-to-graph transformations: from the traced program to one that code generation can follow step by step. Knows
 //! the IR only: no model by name, no machine.
 //!
-//! Stages run in the order of one table, and each can be the last: see [`Stage`]. Differentiation (after canonicalize)
-//! is a later stage; it will be one more row.
+//! Stages run in the order of one table, and each can be the last: see [`Stage`].
 #![forbid(unsafe_code)]
 
 mod cache;
@@ -22,6 +21,7 @@ mod reads;
 mod regions;
 pub mod saturate;
 mod schedule;
+pub mod train;
 pub mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,6 +112,8 @@ stages! {
     Trace = "trace": |compiled: &mut Compiled, _: &Options| Ok(verify(&compiled.program)?);
     /// Constants folded, common and dead nodes gone, movement of data simplified. See [`canonicalize`].
     Canonicalize = "canonicalize": |compiled, _: &Options| canonicalize::run(compiled);
+    /// The steps of training, where there is something to train. See [`train`].
+    Differentiate = "differentiate": train::run;
     /// Activations of the chosen layers rounded to 8 bits. See [`quantize`].
     Quantize = "quantize": |compiled, options: &Options| quantize::run(compiled, options.rounding, &options.int8_activations);
     /// Repeated blocks are functions, called once for each repetition.
@@ -139,6 +141,8 @@ stages! {
 pub struct Options {
     /// The last stage to run; `None` runs all.
     pub stop_after: Option<Stage>,
+    /// What is trained; nothing by default.
+    pub training: Option<train::Training>,
     /// Which linear layers of `int8_activations` compute with activations of 8 bits.
     pub rounding: quantize::Rounding,
     /// Weights whose linear layers may.

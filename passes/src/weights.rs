@@ -213,8 +213,10 @@ fn leaves_of<'p>(
     if let Some(found) = known.get(&(function, index)) {
         return found.clone();
     }
-    let mut params = Some(Vec::new());
-    for (caller, graph, call) in calls.get(function).map(Vec::as_slice).unwrap_or_default() {
+    // What nobody calls is an entry point, whose arguments come when the program runs.
+    let called = calls.get(function).map(Vec::as_slice).unwrap_or_default();
+    let mut params = (!called.is_empty()).then(Vec::new);
+    for (caller, graph, call) in called {
         let more = graph.inputs(*call).get(index).and_then(|v| match &graph.node(v.node).op {
             Op::Param { name, .. } => Some(vec![name.as_str()]),
             Op::Arg { index, .. } => leaves_of(caller, *index, calls, known),

@@ -94,6 +94,7 @@ impl ModelArgs {
     /// When a name is unknown.
     pub fn options(&self) -> Result<ModelOptions> {
         Ok(ModelOptions {
+            training: None,
             source: lith_models::SourceOptions {
                 revision: self.revision.clone(),
                 cache_dir: self.cache_dir.clone(),

@@ -26,9 +26,11 @@ pub(super) struct Repetition {
     pub instances: Vec<Instance>,
 }
 
-/// Made anew in each function rather than handed over: constants, and what only repeats a value.
+/// Made anew in each function rather than handed over: constants, what only repeats a value, and bits of the first stream,
+/// whose keys tell one use from another.
 pub(super) fn is_free(op: &Op) -> bool {
     matches!(op, Op::Const { .. } | Op::Iota { .. } | Op::Size { .. } | Op::Broadcast { .. })
+        || matches!(op, Op::RandomBits { stream: 0, .. })
 }
 
 /// A set of a graph's nodes.

@@ -32,6 +32,9 @@ pub const LOSS: &str = "loss";
 pub const HYPERPARAMETERS: [&str; 7] =
     ["learning_rate", "weight_decay", "beta1", "beta2", "epsilon", "max_grad_norm", "step"];
 
+/// The entry point that computes the loss as it is when the model is used: traced without dropout, or that of [`LOSS`].
+pub const EVAL: &str = "eval_step";
+
 /// What is trained, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Training {
@@ -64,6 +67,8 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
             program.states.insert(state, ty);
         }
     }
+    let mut eval = program.entries.remove(EVAL).unwrap_or_else(|| loss.clone());
+    read_states(&mut eval, &training.trained).map_err(PassError::in_graph(EVAL))?;
     let trained = read_states(&mut loss, &training.trained).map_err(PassError::in_graph(LOSS))?;
     let steps = Steps { loss: &loss, trained: &trained, training };
     let built: [(&str, Result<Graph, PassError>); 3] =
@@ -71,7 +76,7 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
     for (name, graph) in built {
         program.entries.insert(name.into(), graph?);
     }
-    program.entries.insert("eval_step".into(), loss);
+    program.entries.insert(EVAL.into(), eval);
     Ok(())
 }
 
@@ -159,12 +164,7 @@ impl Steps<'_> {
     }
 
     /// Adds the optimizer for gradients of a sum over so many items, and the result `grad_norm`.
-    fn optimize(
-        &self,
-        graph: &mut Graph,
-        items: Value,
-        gradients: &BTreeMap<String, Value>,
-    ) -> Result<(), GraphError> {
+    fn optimize(&self, graph: &mut Graph, items: Value, gradients: &BTreeMap<String, Value>) -> Result<(), GraphError> {
         let scalars = Scalars::arguments(&mut Builder::new(graph, "optimizer"))?;
         let (factor, norm) = clip::factor(&mut Builder::new(graph, "clip"), items, scalars.max_grad_norm, gradients)?;
         graph.add_result("grad_norm", norm);

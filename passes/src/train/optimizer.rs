@@ -77,6 +77,25 @@ fn state(what: &str, param: &str) -> String {
 }
 
 impl Optimizer {
+    /// Every optimizer by the names that Transformers has for it (`optim`, TA-09), its variants for other devices included:
+    /// what they compute is the same.
+    pub const NAMES: &'static [(&'static str, Optimizer)] = &[
+        ("adamw_torch", Optimizer::AdamW),
+        ("adamw_torch_fused", Optimizer::AdamW),
+        ("adam", Optimizer::Adam),
+        ("sgd", Optimizer::Sgd { nesterov: false }),
+        ("sgd_nesterov", Optimizer::Sgd { nesterov: true }),
+        ("adafactor", Optimizer::Adafactor),
+        ("lion_32bit", Optimizer::Lion),
+        ("rmsprop", Optimizer::RmsProp),
+        ("adagrad", Optimizer::Adagrad),
+    ];
+
+    /// The optimizer of this name.
+    pub fn from_name(name: &str) -> Option<Optimizer> {
+        Optimizer::NAMES.iter().find(|(n, _)| *n == name).map(|(_, optimizer)| *optimizer)
+    }
+
     /// The states that it keeps for a parameter, zeros at first.
     pub fn states(self, param: &str, ty: &Type) -> Vec<(String, Type)> {
         let like = |names: &[&str]| names.iter().map(|what| (state(what, param), ty.clone())).collect();

@@ -1,0 +1,47 @@
+//! Training: which parameters of a model change and how, and its program with the steps of training.
+
+use lith_ir::Program;
+use lith_passes::train::{Optimizer, Training};
+
+/// What of a program is trained by an optimizer: all parameters, those that are no biases and no weights of norms with
+/// decay (TL-12).
+pub fn all_of(program: &Program, optimizer: Optimizer) -> Training {
+    let floats = program.params.iter().filter(|(_, ty)| ty.dtype.is_float());
+    let trained: std::collections::BTreeSet<String> = floats.map(|(name, _)| name.clone()).collect();
+    let decayed = trained.iter().filter(|name| decays(name)).cloned().collect();
+    Training { trained, decayed, optimizer }
+}
+
+/// Whether weight decay is for a parameter of this name: not for biases and what norms multiply by (TL-12).
+fn decays(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric());
+    let is_norm = |segment: &str| {
+        segment.contains("layernorm") || segment.contains("rmsnorm") || segment.ends_with("_norm") || segment == "norm"
+    };
+    !(lower.contains("bias") || lower.split('.').any(is_norm) || words.any(|w| w == "norm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decays;
+
+    /// TL-12
+    #[test]
+    fn biases_and_norms_do_not_decay() {
+        let table = [
+            ("bert.encoder.layer.0.attention.self.query.weight", true),
+            ("bert.encoder.layer.0.attention.self.query.bias", false),
+            ("bert.embeddings.LayerNorm.weight", false),
+            ("model.layers.0.input_layernorm.weight", false),
+            ("model.layers.3.self_attn.q_norm.weight", false),
+            ("model.norm.weight", false),
+            ("normalizer.weight", true),
+            ("transformer.h.0.attn.c_attn.weight", true),
+            ("bert.embeddings.word_embeddings.weight", true),
+        ];
+        for (name, expected) in table {
+            assert_eq!(decays(name), expected, "{name}");
+        }
+    }
+}

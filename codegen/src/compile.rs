@@ -197,7 +197,8 @@ fn states(program: &Program, plan: &Plan, weights: &Weights) -> Result<Vec<State
     let entry = |(name, ty): (&String, &lith_ir::Type)| {
         if let Some(part) = plan.cache.as_ref().and_then(|c| c.parts.get(name)) {
             let (name, page_offset) = (name.clone(), Some(part.offset));
-            return Ok(StateEntry { name, bytes: part.bytes, page_offset, initial: None });
+            let (bytes, dtype) = (part.bytes, ty.dtype);
+            return Ok(StateEntry { name, bytes, dtype, shape: Vec::new(), page_offset, initial: None });
         }
         let wrong = |problem: &str| CodegenError::Plan {
             graph: program.name.clone(),
@@ -212,7 +213,8 @@ fn states(program: &Program, plan: &Plan, weights: &Weights) -> Result<Vec<State
                 Some(rows.ok_or_else(|| wrong("begins with a parameter that is not stored as it is"))?.offset)
             }
         };
-        Ok(StateEntry { name: name.clone(), bytes, page_offset: None, initial })
+        let shape = ty.static_shape().ok_or_else(|| wrong("has no fixed shape"))?;
+        Ok(StateEntry { name: name.clone(), bytes, dtype: ty.dtype, shape, page_offset: None, initial })
     };
     program.states.iter().map(entry).collect()
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Layout, Place, Region};
 use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
-use lith_ir::{Class, DType, Dim, Graph, NodeId, Op, Symbol, Value};
+use lith_ir::{DType, Dim, Graph, NodeId, Op, Symbol, Value};
 
 use crate::cache::{Caches, Origin};
-use crate::fuse::{IndexMap, compose, identity, is_row_of, operand_index};
+use crate::fuse::{IndexMap, compose, elementwise_before, identity, is_row_of, operand_index, readers_of_state};
 use crate::legalize::is_scatter;
 use crate::memory::{ALIGNMENT, shares};
 use crate::reads::{Stored, is_outside, operands};
@@ -224,6 +224,14 @@ fn check_kind(
 }
 
 fn check_loop(graph: &Graph, kernel: &Kernel) -> Result<(), String> {
+    for &write in &kernel.nodes {
+        let Op::StateWrite { name } = &graph.node(write).op else { continue };
+        let before = elementwise_before(graph, write);
+        let elsewhere = |n: &NodeId| kernel.nodes.contains(n) && !before.contains(n);
+        ensure(!readers_of_state(graph, name).iter().any(elsewhere), || {
+            format!("reads state `{name}` elsewhere while it is written")
+        })?;
+    }
     let op = |n: NodeId| &graph.node(n).op;
     let last = kernel.nodes.last().copied().ok_or("no nodes")?;
     if matches!(op(last), Op::CumSum { .. } | Op::SegmentIds { .. } | Op::SegmentPool { .. } | Op::Dot { .. }) {
@@ -298,7 +306,8 @@ fn check_indices(graph: &Graph, kernel: &Kernel, domain: &[Dim]) -> Result<(), S
     }
     let computed: BTreeSet<NodeId> = seen.into_iter().map(|(n, _)| n).collect();
     ensure(kernel.nodes.iter().all(|n| computed.contains(n)), || "computes what it does not need".into())?;
-    ensure(kernel.nodes.iter().all(|&n| graph.node(n).op.class() != Class::Control), || "a call inside a loop".into())
+    let call = |&n: &NodeId| matches!(graph.node(n).op, Op::Call { .. });
+    ensure(!kernel.nodes.iter().any(call), || "a call inside a loop".into())
 }
 
 /// What a region promises of its kernels and its inner values.

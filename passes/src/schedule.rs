@@ -1,5 +1,5 @@
 //! The order of kernels: each after those it reads, and among those that could run the one that adds least to what is
-//! alive. State writes come last, so that every read of a state sees its old value.
+//! alive. What writes a state comes after all that read it, which see its old value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use lith_ir::{Graph, Op, Symbols, Value};
 
 use crate::cache::Caches;
 use crate::memory::typical_bytes;
-use crate::reads::Stored;
+use crate::reads::{Stored, operands};
 use crate::{Compiled, PassError};
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
@@ -34,7 +34,24 @@ fn order(
     let stored = Stored::new(graph, kernels);
     let reads = &stored.reads;
     let results: BTreeSet<Value> = graph.results().iter().map(|&(_, v)| stored.root(v)).collect();
-    let writes_state = |k: &Kernel| k.nodes.iter().any(|&n| matches!(graph.node(n).op, Op::StateWrite { .. }));
+    let states = |k: &Kernel| -> (BTreeSet<&str>, BTreeSet<&str>) {
+        let written = k.nodes.iter().filter_map(|&n| match &graph.node(n).op {
+            Op::StateWrite { name } => Some(name.as_str()),
+            _ => None,
+        });
+        let roots = operands(graph, k).into_iter().map(|v| stored.root(v).node);
+        let read = roots.filter_map(|n| match &graph.node(n).op {
+            Op::StateRead { name, .. } => Some(name.as_str()),
+            _ => None,
+        });
+        (written.collect(), read.collect())
+    };
+    let (written, read): (Vec<_>, Vec<_>) = kernels.iter().map(states).unzip();
+    // How many kernels that have not run read what each state was.
+    let mut state_readers: BTreeMap<&str, usize> = BTreeMap::new();
+    for state in read.iter().flatten() {
+        *state_readers.entry(state).or_default() += 1;
+    }
 
     // How many kernels that have not run read each value; results are never free; neither they nor caches
     // cost the arena anything.
@@ -42,7 +59,8 @@ fn order(
     for value in reads.iter().flatten() {
         *readers.entry(*value).or_default() += 1;
     }
-    let size = |v: &Value| match results.contains(v) || !in_arena(v) {
+    let state = |v: &Value| matches!(graph.node(v.node).op, Op::StateWrite { .. });
+    let size = |v: &Value| match results.contains(v) || state(v) || !in_arena(v) {
         true => 0,
         false => typical_bytes(&graph.ty(*v).bytes(), symbols),
     };
@@ -52,7 +70,7 @@ fn order(
     while !left.is_empty() {
         let ready = left.iter().copied().filter(|&k| {
             reads[k].iter().all(|v| done.contains(v))
-                && (!writes_state(&kernels[k]) || left.iter().all(|&o| writes_state(&kernels[o])))
+                && written[k].iter().all(|s| state_readers.get(s).copied().unwrap_or(0) == read[k].contains(s).into())
         });
         let growth = |&k: &usize| {
             let made: i128 = kernels[k].outputs.iter().map(size).sum();
@@ -65,6 +83,9 @@ fn order(
         }
         done.extend(&kernels[next].outputs);
         left.remove(&next);
+        for state in &read[next] {
+            state_readers.entry(state).and_modify(|n| *n -= 1);
+        }
         order.push(next);
     }
     Some(order)

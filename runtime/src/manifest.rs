@@ -121,6 +121,11 @@ pub struct StateEntry {
     pub name: String,
     /// Size in bytes: of all of it, or of its part of each page.
     pub bytes: u64,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape of a state that is not in pages.
+    #[serde(default)]
+    pub shape: Vec<usize>,
     /// Where its part of each page of the cache starts; `None` for a state that is not in pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_offset: Option<u64>,

@@ -3,6 +3,7 @@
 pub mod calibrate;
 pub mod language;
 pub mod program;
+pub mod train;
 
 use std::time::{Duration, Instant};
 

@@ -279,6 +279,9 @@ pub struct Bench {
     /// Language models: sequences
     #[arg(long, value_name = "B", default_value_t = 1)]
     pub batch: usize,
+    /// Measure steps of training instead: forward, backward and optimizer
+    #[arg(long, conflicts_with_all = ["against", "calibrate"])]
+    pub train: bool,
     /// Time each kernel as well
     #[arg(long)]
     pub profile: bool,

@@ -7,6 +7,7 @@ use lith_runtime::generation::LanguageModel;
 use lith_runtime::model::{CacheSize, CompiledLanguageModel, CompiledModel, ENTRY, model_info};
 use lith_runtime::pipelines::TokenModel;
 use lith_runtime::program::Program;
+use lith_runtime::training::compiled::{CompiledTraining, Hyperparameters};
 
 use super::args::{Bench, Verify};
 use super::print;
@@ -32,6 +33,9 @@ pub fn bench(args: &Bench) -> Result<()> {
     let Some(artifact) = &args.artifact else { return calibrate(args) };
     if super::is_text_program(artifact) {
         return bench_text(args, Path::new(artifact));
+    }
+    if args.train {
+        return bench_training(args, artifact, shapes);
     }
     let path = super::run::artifact_of(artifact, &args.from)?;
     let mut programs = Vec::new();
@@ -75,6 +79,38 @@ pub fn bench(args: &Bench) -> Result<()> {
                 print_profile(models[0].program(), args.profile)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Steps of training of a model.
+fn bench_training(args: &Bench, model: &str, mut shapes: Vec<(String, Vec<usize>)>) -> Result<()> {
+    if shapes.is_empty() {
+        shapes.push(("8x128".into(), vec![128; 8]));
+    }
+    let mut from = args.from.options()?;
+    from.training = Some(lith_models::families::Training { smoothing: 0.0 });
+    from.task.get_or_insert_with(|| "text-classification".into());
+    from.fresh_head = true;
+    let model = crate::model::Model::open(model, &from)?;
+    let (vocabulary, labels) = (model.info.vocab_size, model.info.id2label.len());
+    let folder = tempfile::tempdir().map_err(|e| Error::failure(format!("temporary folder: {e}")))?;
+    let path = folder.path().join("model.lith");
+    crate::compile::prepare(model, &args.from.compile_options()?, None)?.write_artifact(&path)?;
+    for (shape, lengths) in shapes {
+        let program = Program::open(&path, args.threads).map_err(Error::failure)?;
+        program.set_profiling(args.profile);
+        let training = CompiledTraining::new(program, Hyperparameters::default()).map_err(Error::failure)?;
+        let found = crate::bench::train::measure(&training, &shape, &lengths, vocabulary, labels)?;
+        if args.json {
+            print_json(&found, training.program(), args.profile)?;
+            continue;
+        }
+        print(&format!(
+            "{:>8}  {} threads  {:9.3} steps/s  {:8.1} MB at most\n",
+            found.shape, found.threads, found.steps_per_s, found.peak_mb
+        ))?;
+        print_profile(training.program(), args.profile)?;
     }
     Ok(())
 }

@@ -92,6 +92,7 @@ impl<'g> Groups<'g> {
                     self.stored.extend(inputs.filter(|n| self.roles[n] != Role::Quantize));
                 }
                 (Role::Quantize, _) => self.stored.extend(inputs),
+                (Role::Store, _) => drop(self.stored.insert(n)),
                 (_, Op::Gather { .. }) => self.stored.extend(inputs.take(1)),
                 (Role::View, Op::Reshape { shape }) => {
                     let from = self.graph.operand(n, 0).map(|x| self.graph.ty(x).shape.clone()).unwrap_or_default();
@@ -115,7 +116,7 @@ impl<'g> Groups<'g> {
         let (kind, domain) = match &self.roles[&n] {
             Role::Memory | Role::View | Role::Quantize => return,
             Role::Generator | Role::Broadcast if !self.stored.contains(&n) => return,
-            Role::Generator | Role::Broadcast | Role::Elementwise | Role::Movement => (Kind::Loop, own()),
+            Role::Generator | Role::Broadcast | Role::Elementwise | Role::Store | Role::Movement => (Kind::Loop, own()),
             Role::RowReduce => (Kind::Loop, operand()),
             Role::Reduce => (Kind::Reduction, operand()),
             Role::Contraction => (Kind::Contraction(n), own()),

@@ -17,7 +17,7 @@ use group::{Groups, Kind};
 use role::{Context, Role, cost};
 
 pub(crate) use group::is_row_of;
-pub(crate) use role::{IndexMap, compose, identity, operand_index};
+pub(crate) use role::{IndexMap, compose, elementwise_before, identity, operand_index, readers_of_state};
 
 pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
     let caches = Caches::find(&compiled.program)?;
@@ -196,9 +196,8 @@ fn emit(name: &str, graph: &Graph, groups: &Groups<'_>) -> Result<Vec<Kernel>, P
             (0..graph.node(core).types.len() as u32)
                 .try_for_each(|result| store(lith_ir::Value { node: core, result }))?;
         }
-        if matches!(graph.node(kernel.nodes[kernel.nodes.len() - 1]).op, Op::StateWrite { .. }) {
-            store(kernel.nodes[kernel.nodes.len() - 1].into())?;
-        }
+        let writes = kernel.nodes.iter().filter(|&&n| matches!(graph.node(n).op, Op::StateWrite { .. }));
+        writes.copied().map(lith_ir::Value::from).try_for_each(&mut store)?;
     }
     graph.results().iter().try_for_each(|&(_, v)| store(v))?;
     for (kernel, outputs) in kernels.iter_mut().zip(outputs) {

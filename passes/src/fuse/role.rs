@@ -16,6 +16,8 @@ pub(super) enum Role {
     Generator,
     /// Computes every element from the elements of its operands at the same index.
     Elementwise,
+    /// Stores every element where the state had it that the same element was computed from.
+    Store,
     /// Only says at which index of its operand an element lies.
     Broadcast,
     /// A reshape, columns of a value in memory, or matrices that products read across.
@@ -81,6 +83,7 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
         Op::Call { .. } => Role::Alone(KernelKind::Call { core: id }),
         // What is written was changed where it lies.
         Op::StateWrite { .. } if in_pages(0) => Role::Memory,
+        Op::StateWrite { .. } if writes_in_place(graph, id) => Role::Store,
         Op::StateWrite { .. } => Role::Alone(KernelKind::Copy),
         Op::ScatterAdd {} => Role::Alone(KernelKind::Scatter { core: id }),
         Op::Activation { .. }
@@ -103,6 +106,45 @@ fn is_columns(graph: &Graph, id: NodeId) -> bool {
     let Some(x) = graph.operand(id, 0) else { return false };
     let computed = !matches!(graph.node(x.node).op, Op::Slice { .. } | Op::Param { .. } | Op::Const { .. });
     computed && *axis > 0 && axis + 1 == graph.ty(x).rank() && start.as_const().is_some() && reads_columns(graph, id)
+}
+
+/// The nodes that compute each element of what a state becomes from elements at the same index.
+pub(crate) fn elementwise_before(graph: &Graph, write: NodeId) -> BTreeSet<NodeId> {
+    let (mut found, mut stack) = (BTreeSet::new(), vec![write]);
+    while let Some(n) = stack.pop() {
+        let elementwise = matches!(
+            graph.node(n).op,
+            Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. }
+        );
+        if (n == write || elementwise) && found.insert(n) {
+            stack.extend(graph.inputs(n).into_iter().map(|v| v.node));
+        }
+    }
+    found
+}
+
+/// Those that read the value that the state of this name had before.
+pub(crate) fn readers_of_state(graph: &Graph, name: &str) -> Vec<NodeId> {
+    let reads = |n: &NodeId| matches!(&graph.node(*n).op, Op::StateRead { name: read, .. } if read == name);
+    let nodes = graph.petgraph().node_indices().filter(reads);
+    nodes.flat_map(|n| graph.users(n.into())).map(|(user, _)| user).collect()
+}
+
+/// Whether the kernel that computes what a state becomes can store it right there: who else reads the state does not wait
+/// for that kernel.
+fn writes_in_place(graph: &Graph, write: NodeId) -> bool {
+    let Op::StateWrite { name } = &graph.node(write).op else { return false };
+    let before = elementwise_before(graph, write);
+    let (mut after, mut stack) = (before.clone(), before.iter().copied().collect::<Vec<_>>());
+    while let Some(n) = stack.pop() {
+        let results = 0..graph.node(n).types.len() as u32;
+        for (user, _) in results.flat_map(|result| graph.users(Value { node: n, result })) {
+            if after.insert(user) {
+                stack.push(user);
+            }
+        }
+    }
+    readers_of_state(graph, name).iter().all(|n| before.contains(n) || !after.contains(n))
 }
 
 /// Whether a node is matrices the other way round that only products read, which take any distance between elements.
@@ -178,9 +220,15 @@ pub(crate) fn identity(shape: &[Dim]) -> IndexMap {
 pub(crate) fn operand_index(graph: &Graph, node: NodeId, position: usize, operand: Value) -> Option<IndexMap> {
     let shape = &graph.ty(operand).shape;
     match (&graph.node(node).op, position) {
-        (Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. }, _) => {
-            Some(identity(shape))
-        }
+        (
+            Op::Unary { .. }
+            | Op::Binary { .. }
+            | Op::Compare { .. }
+            | Op::Select {}
+            | Op::Cast { .. }
+            | Op::StateWrite { .. },
+            _,
+        ) => Some(identity(shape)),
         // Of the whole index space that is reduced.
         (Op::Reduce { .. }, _) => Some(identity(shape)),
         (Op::Broadcast { axes, .. }, _) => {

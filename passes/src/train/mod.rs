@@ -3,12 +3,12 @@
 //!
 //! | entry | arguments | results | states |
 //! |---|---|---|---|
-//! | `train_step` | those of the loss, [`HYPERPARAMETERS`] | `loss_sum`, `items`, `grad_norm` | parameters, moments |
+//! | `train_step` | those of the loss, `items`, [`HYPERPARAMETERS`] | `loss_sum`, `items`, `grad_norm` | parameters, moments |
 //! | `accumulate` | those of the loss | `loss_sum`, `items` | gradients are added to |
-//! | `apply` | [`HYPERPARAMETERS`], `items` | `grad_norm` | parameters, moments; gradients become zero |
+//! | `apply` | `items`, [`HYPERPARAMETERS`] | `grad_norm` | parameters, moments; gradients become zero |
 //! | `eval_step` | those of the loss | those of the loss | |
 //!
-//! Gradients are of `loss_sum / items`, of the whole window where several batches were accumulated, so that a window of
+//! Gradients are of `loss_sum / items`; that argument (`f32`) counts what the losses are of, in the whole window where several batches were accumulated, so that a window of
 //! small batches is one large batch.
 
 mod clip;
@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lith_ir::{Builder, DType, Graph, GraphError, Op, Program, Type, Value};
 
 use crate::differentiate::gradients;
-use crate::{Compiled, Options, PassError};
+use crate::{Compiled, Options, PassError, canonicalize};
 pub use optimizer::Optimizer;
 use optimizer::Scalars;
 
@@ -77,6 +77,9 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
         program.entries.insert(name.into(), graph?);
     }
     program.entries.insert(EVAL.into(), eval);
+    for (name, graph) in &mut program.entries {
+        canonicalize::simplify(name, graph)?;
+    }
     Ok(())
 }
 
@@ -124,8 +127,7 @@ impl Steps<'_> {
 
     fn train_step(&self) -> Result<Graph, PassError> {
         let (mut graph, gradients) = self.with_gradients("train_step")?;
-        let items = result(&graph, "items").unwrap_or_else(|| unreachable!("just made"));
-        self.optimize(&mut graph, items, &gradients).map_err(PassError::in_graph("train_step"))?;
+        self.optimize(&mut graph, &gradients).map_err(PassError::in_graph("train_step"))?;
         Ok(graph)
     }
 
@@ -149,7 +151,6 @@ impl Steps<'_> {
         let mut build = || -> Result<(), GraphError> {
             let mut gradients = BTreeMap::new();
             let mut b = Builder::new(&mut graph, "apply");
-            let items = b.arg("items", Type::scalar(DType::F32))?;
             for param in &self.training.trained {
                 let Some(ty) = program.params.get(param).cloned() else { continue };
                 let sum = b.op(Op::StateRead { name: gradient_state(param), ty: ty.clone() }, &[])?;
@@ -157,14 +158,15 @@ impl Steps<'_> {
                 let zero = b.full(&ty, 0.0)?;
                 b.op(Op::StateWrite { name: gradient_state(param) }, &[zero])?;
             }
-            self.optimize(&mut graph, items, &gradients)
+            self.optimize(&mut graph, &gradients)
         };
         build().map_err(PassError::in_graph("apply"))?;
         Ok(graph)
     }
 
-    /// Adds the optimizer for gradients of a sum over so many items, and the result `grad_norm`.
-    fn optimize(&self, graph: &mut Graph, items: Value, gradients: &BTreeMap<String, Value>) -> Result<(), GraphError> {
+    /// Adds the optimizer, its arguments and the result `grad_norm`.
+    fn optimize(&self, graph: &mut Graph, gradients: &BTreeMap<String, Value>) -> Result<(), GraphError> {
+        let items = Builder::new(graph, "clip").arg("items", Type::scalar(DType::F32))?;
         let scalars = Scalars::arguments(&mut Builder::new(graph, "optimizer"))?;
         let (factor, norm) = clip::factor(&mut Builder::new(graph, "clip"), items, scalars.max_grad_norm, gradients)?;
         graph.add_result("grad_norm", norm);

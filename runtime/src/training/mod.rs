@@ -7,6 +7,7 @@ pub mod callbacks;
 pub mod card;
 pub mod checkpoint;
 pub mod collate;
+pub mod compiled;
 pub mod data;
 pub mod metrics;
 pub mod program;

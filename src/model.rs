@@ -128,6 +128,11 @@ impl Opened {
         self.task
     }
 
+    /// Its configuration, with overrides.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What to call the model in messages.
     pub fn describe(&self) -> String {
         match &self.origin {
@@ -367,7 +372,7 @@ fn sub_source(model: &str, folder: &str, options: &ModelOptions, env: &HubEnv) -
 }
 
 /// The head that a task runs on.
-fn head_of(task: Task) -> Result<Head> {
+pub(crate) fn head_of(task: Task) -> Result<Head> {
     Head::for_task(task.name()).ok_or_else(|| Error::failure(format!("no head for task {task}")))
 }
 

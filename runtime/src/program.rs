@@ -158,6 +158,15 @@ impl Program {
         Ok(())
     }
 
+    /// Lets all states that are not in pages be what they begin with.
+    ///
+    /// # Errors
+    /// As [`Program::new`]; states are then as they were.
+    pub fn reset_states(&self) -> Result<(), ArtifactError> {
+        *lock(&self.states) = States::new(&self.artifact)?;
+        Ok(())
+    }
+
     /// Threads that a call runs on.
     pub fn threads(&self) -> usize {
         self.pool.threads()

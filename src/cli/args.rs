@@ -22,6 +22,9 @@ pub enum Command {
     /// Run a model, an artifact or an executable on inputs
     #[command(disable_help_flag = true)]
     Run(Run),
+    /// Train a model further on files of rows
+    #[command(disable_help_flag = true)]
+    Train(Run),
     /// Show what a model or an artifact is made of
     Inspect(Inspect),
     /// Check an artifact against the reference interpreter on random inputs

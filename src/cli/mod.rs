@@ -6,6 +6,7 @@ mod inspect;
 mod measure;
 mod progress;
 mod run;
+mod train;
 
 use std::io::Write;
 use std::path::Path;
@@ -29,6 +30,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compile(args) => compile::compile(&args),
         Command::Run(args) => return run::run(&args),
+        Command::Train(args) => return train::train(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => measure::verify(&args),
         Command::Tokenize(args) => inspect::tokenize(&args),
@@ -45,7 +47,7 @@ pub fn main() -> ExitCode {
 
 /// The whole command with the arguments of `run`, for completions and the manual.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommand("run", |_| run::command())
+    Cli::command().mut_subcommand("run", |_| run::command()).mut_subcommand("train", |_| train::command())
 }
 
 /// Whether an argument names a program in text form rather than a model.

@@ -1,7 +1,12 @@
-//! Training: which parameters of a model change and how, and its program with the steps of training.
+//! Training: which parameters of a model change and how, its program with the steps of training, and fine-tuning from
+//! files.
+
+mod fine_tune;
 
 use lith_ir::Program;
 use lith_passes::train::{Optimizer, Training};
+
+pub use fine_tune::{Job, fine_tune};
 
 /// What of a program is trained by an optimizer: all parameters, those that are no biases and no weights of norms with
 /// decay (TL-12).

@@ -191,6 +191,11 @@ impl Config {
         self.architectures().into_iter().find_map(|name| Head::from_suffix(name.strip_prefix(prefix)?))
     }
 
+    /// The name of the architecture with a head, `BertForMaskedLM` for instance.
+    pub fn architecture(&self, head: Head) -> String {
+        format!("{}{}", self.model_type.class_prefix, head.suffix())
+    }
+
     /// `id2label` and `label2id` (CFG-14).
     pub fn labels(&self) -> &Labels {
         &self.labels

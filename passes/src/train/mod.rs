@@ -48,7 +48,7 @@ pub struct Training {
 
 /// Name of the state with the sum of a parameter's gradients.
 pub fn gradient_state(param: &str) -> String {
-    format!("gradient/{param}")
+    format!("{param}/gradient")
 }
 
 pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {

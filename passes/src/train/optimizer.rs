@@ -73,7 +73,7 @@ const ADAFACTOR_CLIP: f64 = 1.0;
 
 /// Name of the state `what` of a parameter.
 fn state(what: &str, param: &str) -> String {
-    format!("{what}/{param}")
+    format!("{param}/{what}")
 }
 
 impl Optimizer {

@@ -6,6 +6,7 @@ mod chat;
 mod generate;
 mod inputs;
 mod interrupt;
+pub mod train;
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};

@@ -5,6 +5,8 @@ use bytemuck::bytes_of;
 use lith_ir::DType;
 
 use super::collate::Batch;
+use super::program::{Evaluation, Role, StepError, StepScalars, TensorSpec, TrainProgram, Update};
+use crate::manifest::{ArgEntry, ArgSize, StateEntry};
 use crate::program::{CallError, Program};
 use crate::tensor::{Tensor, View};
 
@@ -47,6 +49,7 @@ pub struct Moment {
 pub struct CompiledTraining {
     program: Program,
     hyperparameters: Hyperparameters,
+    tensors: Vec<TensorSpec>,
 }
 
 impl CompiledTraining {
@@ -61,7 +64,16 @@ impl CompiledTraining {
                 return Err(CallError::NoEntry { name: wanted.into(), known });
             }
         }
-        Ok(CompiledTraining { program, hyperparameters })
+        let manifest = program.manifest();
+        let spec = |state: &StateEntry| {
+            let learns = state.initial.is_some();
+            let role = if learns { Role::Trainable } else { Role::Optimizer };
+            TensorSpec { name: state.name.clone(), dtype: state.dtype, shape: state.shape.clone(), role }
+        };
+        // Sums of gradients are nothing that outlives an update.
+        let kept = manifest.states.iter().filter(|state| !state.name.ends_with("/gradient"));
+        let tensors = kept.map(spec).collect();
+        Ok(CompiledTraining { program, hyperparameters, tensors })
     }
 
     /// The program.
@@ -69,8 +81,25 @@ impl CompiledTraining {
         &self.program
     }
 
-    /// Calls an entry point with the arrays of a batch and the numbers of a step, as far as it takes them. Token types that
-    /// the batch lacks are zeros. Gives the results by name.
+    /// Zeros for an argument whose size follows from the batch; `None` where it does not.
+    fn zeros_for(&self, arg: &ArgEntry, batch: &Batch) -> Option<Tensor> {
+        let size = |size: &ArgSize| match size {
+            ArgSize::Constant(n) => usize::try_from(*n).ok(),
+            ArgSize::Symbol { symbol, offset } => {
+                let length = |name: &str| batch.get(name).and_then(|t| t.shape().first().copied());
+                let count = match self.program.manifest().symbols.get(*symbol)?.name.as_str() {
+                    "tokens" => length("input_ids")?,
+                    "sequences" => length("offsets")?.checked_sub(1)?,
+                    _ => return None,
+                };
+                count.checked_add_signed(isize::try_from(*offset).ok()?)
+            }
+        };
+        Tensor::zeros(arg.dtype, arg.shape.iter().map(size).collect::<Option<Vec<_>>>()?)
+    }
+
+    /// Calls an entry point with the arrays of a batch and the numbers of a step, as far as it takes them. Token types and,
+    /// where nothing is learnt, labels that the batch lacks are zeros. Gives the results by name.
     ///
     /// # Errors
     /// When the batch lacks an argument, or has one of another shape, or memory is short.
@@ -89,26 +118,115 @@ impl CompiledTraining {
             ("max_grad_norm", max_grad_norm),
             ("step", at.step as f64),
         ];
-        let types = batch.get("input_ids").and_then(|ids| Tensor::zeros(DType::I32, ids.shape().to_vec()));
+        let zeros = |arg: &ArgEntry| self.zeros_for(arg, batch);
+        let missing: Vec<(&str, Tensor)> = found
+            .args
+            .iter()
+            .filter(|arg| batch.get(&arg.name).is_none() && MAY_LACK.contains(&arg.name.as_str()))
+            .filter_map(|arg| Some((arg.name.as_str(), zeros(arg)?)))
+            .collect();
         let mut args: Vec<(&str, View<'_>)> = Vec::with_capacity(found.args.len());
         for arg in &found.args {
             let name = arg.name.as_str();
             let view = match name {
                 "items" => View { dtype: DType::F32, shape: &[], bytes: bytes_of(&at.items) },
                 "dropout_key" => View { dtype: DType::U32, shape: &[2], bytes: bytes_of(&at.key) },
-                _ => match (numbers.iter().find(|(n, _)| *n == name), batch.get(name), &types) {
-                    (Some((_, number)), _, _) => View { dtype: DType::F64, shape: &[], bytes: bytes_of(number) },
-                    (_, Some(tensor), _) => tensor.view(),
-                    (_, None, Some(zeros)) if name == "token_type_ids" => zeros.view(),
-                    _ => {
-                        let problem = format!("the batch has no `{name}`");
-                        return Err(CallError::Argument { entry: entry.into(), problem });
+                _ => {
+                    let given = || batch.get(name).or_else(|| missing.iter().find(|(n, _)| *n == name).map(|(_, t)| t));
+                    match (numbers.iter().find(|(n, _)| *n == name), given()) {
+                        (Some((_, number)), _) => View { dtype: DType::F64, shape: &[], bytes: bytes_of(number) },
+                        (None, Some(tensor)) => tensor.view(),
+                        (None, None) => {
+                            let problem = format!("the batch has no `{name}`");
+                            return Err(CallError::Argument { entry: entry.into(), problem });
+                        }
                     }
-                },
+                }
             };
             args.push((name, view));
         }
         let results = self.program.run(entry, &args)?;
         Ok(found.results.iter().map(|r| r.name.clone()).zip(results).collect())
+    }
+}
+
+/// Arguments that are zeros where a batch lacks them: types of tokens, and labels of what is only predicted.
+const MAY_LACK: [&str; 4] = ["token_type_ids", "labels", "start_positions", "end_positions"];
+
+fn failed(error: CallError) -> StepError {
+    match error {
+        CallError::Memory { .. } => StepError::Memory(error.to_string()),
+        CallError::NoEntry { .. } | CallError::Argument { .. } => StepError::Batch(error.to_string()),
+    }
+}
+
+impl From<&StepScalars> for Moment {
+    fn from(at: &StepScalars) -> Moment {
+        let items = 1.0 / at.inverse_items;
+        Moment { learning_rate: at.learning_rate.into(), step: at.step, items, key: at.key }
+    }
+}
+
+/// A scalar result.
+fn scalar(results: &[(String, Tensor)], name: &str) -> f32 {
+    results.iter().find(|(n, _)| n == name).and_then(|(_, t)| t.f32s().first().copied()).unwrap_or(f32::NAN)
+}
+
+impl TrainProgram for CompiledTraining {
+    fn train_step(&mut self, batch: &Batch, scalars: &StepScalars) -> Result<(f32, Update), StepError> {
+        let results = self.call("train_step", batch, &scalars.into()).map_err(failed)?;
+        Ok((scalar(&results, "loss_sum"), Update { grad_norm: scalar(&results, "grad_norm"), skipped: false }))
+    }
+
+    // The program adds gradients of sums; what they are divided by it is told at the end.
+    fn accumulate(&mut self, batch: &Batch, scalars: &StepScalars) -> Result<f32, StepError> {
+        let results = self.call("accumulate", batch, &scalars.into()).map_err(failed)?;
+        Ok(scalar(&results, "loss_sum"))
+    }
+
+    fn apply(&mut self, scalars: &StepScalars) -> Result<Update, StepError> {
+        let results = self.call("apply", &Batch::default(), &scalars.into()).map_err(failed)?;
+        Ok(Update { grad_norm: scalar(&results, "grad_norm"), skipped: false })
+    }
+
+    fn eval_step(&mut self, batch: &Batch) -> Result<Evaluation, StepError> {
+        let at = Moment { learning_rate: 0.0, step: 1, items: 1.0, key: [0, 0] };
+        let results = self.call("eval_step", batch, &at).map_err(failed)?;
+        let labelled = ["labels", "start_positions"].iter().any(|name| batch.get(name).is_some());
+        let loss_sum = labelled.then(|| scalar(&results, "loss_sum"));
+        let outputs = results.into_iter().filter(|(name, _)| name != "loss_sum" && name != "items").collect();
+        Ok(Evaluation { loss_sum, outputs })
+    }
+
+    fn reset(&mut self) -> Result<(), StepError> {
+        self.program.reset_states().map_err(|e| StepError::Memory(e.to_string()))
+    }
+
+    fn tensors(&self) -> &[TensorSpec] {
+        &self.tensors
+    }
+
+    fn read(&self, name: &str) -> Result<Tensor, StepError> {
+        let wrong = |problem: String| StepError::Tensor(problem);
+        let spec = self.tensors.iter().find(|spec| spec.name == name);
+        let spec = spec.ok_or_else(|| wrong(format!("the program has no tensor `{name}`")))?;
+        let bytes = self.program.read_state(name).map_err(|e| wrong(e.to_string()))?;
+        let tensor = Tensor::from_bytes(spec.dtype, spec.shape.clone(), &bytes);
+        tensor.ok_or_else(|| wrong(format!("`{name}` has {} bytes, which is not {:?}", bytes.len(), spec.shape)))
+    }
+
+    fn write(&mut self, name: &str, tensor: &Tensor) -> Result<(), StepError> {
+        let spec = self.tensors.iter().find(|spec| spec.name == name);
+        let spec = spec.ok_or_else(|| StepError::Tensor(format!("the program has no tensor `{name}`")))?;
+        if (spec.dtype, spec.shape.as_slice()) != (tensor.dtype(), tensor.shape()) {
+            let (expected, found) = ((spec.dtype, &spec.shape), (tensor.dtype(), tensor.shape()));
+            return Err(StepError::Tensor(format!("`{name}` is {expected:?}, found {found:?}")));
+        }
+        self.program.write_state(name, tensor.bytes()).map_err(|e| StepError::Tensor(e.to_string()))
+    }
+
+    fn embedding_parameters(&self) -> u64 {
+        let table = |spec: &&TensorSpec| spec.role == Role::Trainable && spec.name.contains("embeddings.");
+        self.tensors.iter().filter(table).filter(|spec| spec.shape.len() == 2).map(TensorSpec::elements).sum()
     }
 }

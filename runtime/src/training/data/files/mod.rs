@@ -10,6 +10,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::dataset::Dataset;
 use super::error::{DataError, listed};
+use super::split::part_of;
 use super::stream::RowStream;
 
 /// What a file of rows looks like.
@@ -109,10 +111,18 @@ impl Default for ReadOptions {
     }
 }
 
+#[derive(Debug, Clone)]
+struct DataFile {
+    path: PathBuf,
+    /// Its path below the folder that was named, else its name alone.
+    name: PathBuf,
+    format: Format,
+}
+
 /// Files that are read one after the other, as often as needed: the rows may be more than memory holds.
 #[derive(Debug, Clone)]
 pub struct DataFiles {
-    files: Vec<(PathBuf, Format)>,
+    files: Vec<DataFile>,
     options: ReadOptions,
 }
 
@@ -133,7 +143,9 @@ impl DataFiles {
                         return Err(DataError::file(path.display().to_string(), problem));
                     }
                 };
-                files.push((path, format));
+                let below = path.strip_prefix(pattern.as_ref()).ok().filter(|below| below.file_name().is_some());
+                let name = below.map_or_else(|| path.file_name().unwrap_or_default().into(), Path::to_path_buf);
+                files.push(DataFile { path, name, format });
             }
         }
         if files.is_empty() {
@@ -144,15 +156,26 @@ impl DataFiles {
 
     /// The files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|(path, _)| path.as_path())
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// The files of each part (`train`, `validation`, `test`) by their names below the folder or pattern that named them: see
+    /// [`part_of`]. (DS-01)
+    pub fn parts(&self) -> BTreeMap<String, DataFiles> {
+        let mut parts: BTreeMap<String, DataFiles> = BTreeMap::new();
+        for file in &self.files {
+            let empty = || DataFiles { files: Vec::new(), options: self.options.clone() };
+            parts.entry(part_of(&file.name).into()).or_insert_with(empty).files.push(file.clone());
+        }
+        parts
     }
 
     /// The rows, read as they are asked for. Ends after the first error.
     pub fn stream(&self) -> RowStream {
         let options = self.options.clone();
         let files = self.files.clone().into_iter();
-        let rows = files.flat_map(move |(path, format)| {
-            open(&path, format, &options).unwrap_or_else(|error| RowStream::new(std::iter::once(Err(error))))
+        let rows = files.flat_map(move |file| {
+            open(&file, &options).unwrap_or_else(|error| RowStream::new(std::iter::once(Err(error))))
         });
         let columns = self.options.columns.clone();
         RowStream::new(rows.map(move |row| {
@@ -186,7 +209,7 @@ impl DataFiles {
         let mut hash = Sha256::new();
         hash.update(format!("{:?}", self.options));
         let mut buffer = vec![0; 1 << 18];
-        for (path, format) in &self.files {
+        for DataFile { path, format, .. } in &self.files {
             let broken = |e: std::io::Error| DataError::file(path.display().to_string(), e);
             let mut file = File::open(path).map_err(broken)?;
             let mut size = 0u64;
@@ -212,8 +235,9 @@ fn format_of(path: &Path) -> Option<Format> {
 }
 
 /// The rows of one file.
-fn open(path: &Path, format: Format, options: &ReadOptions) -> Result<RowStream, DataError> {
-    match format {
+fn open(file: &DataFile, options: &ReadOptions) -> Result<RowStream, DataError> {
+    let path = &file.path;
+    match file.format {
         Format::JsonLines => json::lines(path),
         Format::Json => json::document(path, options.field.as_deref()),
         Format::Csv => csv::open(path, options.delimiter.unwrap_or(b','), options),

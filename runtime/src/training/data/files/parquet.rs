@@ -110,6 +110,11 @@ fn value(field: Field) -> Result<Value, String> {
             };
             Value::List(map.entries().iter().map(entry).collect::<Result<_, String>>()?)
         }
-        other => return Err(format!("values such as {other} cannot be read; choose other columns")),
+        decimal => {
+            // The one kind left is a decimal number, which has no other way out of the crate than its text.
+            let text = decimal.to_string();
+            let number = text.parse::<f64>().map_err(|_| format!("values such as {text} cannot be read"))?;
+            number.into()
+        }
     })
 }

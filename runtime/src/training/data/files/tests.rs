@@ -163,6 +163,23 @@ fn ds_01_folders_and_patterns() {
     assert!("xlsx".parse::<Format>().unwrap_err().to_string().contains("jsonl"));
 }
 
+/// DS-01: the parts of a folder go by its files' names, wherever the folder lies.
+#[test]
+fn ds_01_parts() {
+    let folder = Folder::new(&[
+        ("test/d/train-0.csv", b"n\n1\n"),
+        ("test/d/train-1.csv", b"n\n2\n"),
+        ("test/d/dev/a.csv", b"n\n3\n"),
+        ("test/d/more.csv", b"n\n4\n"),
+    ]);
+    let sizes = |name: &str| {
+        let parts = DataFiles::new(&[folder.path(name)], ReadOptions::default()).unwrap().parts();
+        parts.into_iter().map(|(part, files)| (part, files.read().unwrap().len())).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes("test/d"), [("train".into(), 3), ("validation".into(), 1)]);
+    assert_eq!(sizes("test/d/more.csv"), [("train".into(), 1)]);
+}
+
 fn parquet_file(compression: Compression) -> Vec<u8> {
     let schema = "message rows { required binary text (UTF8); optional int64 label; optional double score;
         optional group tags (LIST) { repeated group list { optional binary element (UTF8); } } }";

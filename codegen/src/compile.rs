@@ -101,7 +101,7 @@ pub fn compile(
     storage: &WeightStorage,
 ) -> Result<Module, CodegenError> {
     let rows_in_half = halvable_rows(program, plan);
-    let derived = Derived::new(program)?;
+    let derived = Derived::new(program);
     let storage_of = |name: &str| derived.storage(name, &|n| storage.get(n));
     let stored = |name: &str, layout: Layout| match storage_of(name) {
         Storage::Float(_) if layout == Layout::Rows && !rows_in_half.contains(name) => Storage::Float(DType::F32),

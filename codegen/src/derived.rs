@@ -1,40 +1,37 @@
 //! Parameters that follow from others: how they are stored, and their values, computed while weights are packed. What is
 //! only rows of several parameters one after the other is put together as it is stored, codes included; anything else is
-//! computed by the reference interpreter, every result rounded to its type.
+//! computed, every result rounded to its type: by [`matrices`], and what that does not know by the reference interpreter.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::interp::{Interpreter, Mode, Tensor};
 use lith_ir::quant::{QuantMatrix, Storage};
-use lith_ir::{DType, Graph, Op, Program, Value};
+use lith_ir::{DType, Graph, Op, Program, Type, Value};
 
 use crate::CodegenError;
 use crate::artifact::{WeightData, convert};
+use crate::matrices;
 
 /// The derived parameters of a program.
 #[derive(Clone, Debug)]
 pub(crate) struct Derived {
     program: Program,
-    interpreter: Interpreter,
 }
 
 impl Derived {
     /// Those of a program.
-    ///
-    /// # Errors
-    /// When they are not sound.
-    pub fn new(program: &Program) -> Result<Derived, CodegenError> {
-        let program = Program {
-            name: program.name.clone(),
-            params: program.params.clone(),
-            derived: program.derived.clone(),
-            symbols: program.symbols.clone(),
-            ..Program::default()
-        };
-        let interpreter = Interpreter::new(&program, Mode::Rounded)
-            .map_err(|e| CodegenError::Internal { what: "derived parameters".into(), problem: e.to_string() })?;
-        Ok(Derived { program, interpreter })
+    pub fn new(program: &Program) -> Derived {
+        let sources = program.derived.values().flat_map(sources);
+        let params = sources.filter_map(|name| program.params.get_key_value(name));
+        Derived {
+            program: Program {
+                name: program.name.clone(),
+                params: params.map(|(name, ty)| (name.clone(), ty.clone())).collect(),
+                derived: program.derived.clone(),
+                ..Program::default()
+            },
+        }
     }
 
     /// Whether a parameter is derived.
@@ -73,19 +70,54 @@ impl Derived {
         {
             return Ok(data);
         }
-        let mut tensors = BTreeMap::new();
+        let mut elements: BTreeMap<&str, (&Type, Cow<'w, [u8]>)> = BTreeMap::new();
         for (source, data) in given {
             let wrong = |problem: String| CodegenError::Weight { name: source.into(), problem };
             let ty = self.program.params.get(source).ok_or_else(|| wrong("is not one of the program".into()))?;
-            let shape = ty.static_shape().ok_or_else(|| wrong(format!("{ty} has no fixed size")))?;
             let WeightData::Elements { dtype, bytes } = data else {
                 return Err(wrong(format!("codes, which `{name}` cannot be computed from")).into());
             };
-            let bytes = convert(dtype, &bytes, ty.dtype).ok_or_else(|| wrong(format!("{dtype} for {}", ty.dtype)))?;
-            let tensor = Tensor::from_bytes(ty.dtype, &shape, &bytes).map_err(|e| wrong(e.to_string()))?;
+            let converted =
+                convert(dtype, &bytes, ty.dtype).ok_or_else(|| wrong(format!("{dtype} for {}", ty.dtype)))?;
+            let bytes = match converted {
+                Cow::Owned(converted) => Cow::Owned(converted),
+                Cow::Borrowed(_) => bytes,
+            };
+            elements.insert(source, (ty, bytes));
+        }
+        let floats = elements.iter().filter(|(_, (ty, bytes))| ty.dtype == DType::F32 && bytes.len().is_multiple_of(4));
+        let floats = floats.map(|(&source, (_, bytes))| {
+            (source, bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        });
+        if let Some(values) = matrices::value(graph, &floats.collect()) {
+            let mut bytes = Vec::with_capacity(values.len() * size_of::<f32>());
+            values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
+            return Ok(WeightData::Elements { dtype: DType::F32, bytes: bytes.into() });
+        }
+        Ok(self.interpreted(name, graph, &elements)?)
+    }
+
+    /// The value of a derived parameter by the reference interpreter.
+    fn interpreted(
+        &self,
+        name: &str,
+        graph: &Graph,
+        elements: &BTreeMap<&str, (&Type, Cow<'_, [u8]>)>,
+    ) -> Result<WeightData<'static>, CodegenError> {
+        let wrong = |name: &str, problem: String| CodegenError::Weight { name: name.into(), problem };
+        let mut tensors = BTreeMap::new();
+        for (&source, (ty, bytes)) in elements {
+            let shape = ty.static_shape().ok_or_else(|| wrong(source, format!("{ty} has no fixed size")))?;
+            let tensor = Tensor::from_bytes(ty.dtype, &shape, bytes).map_err(|e| wrong(source, e.to_string()))?;
             tensors.insert(source, tensor);
         }
-        let value = self.interpreter.derive(name, &|n| tensors.get(n).cloned()).map_err(|e| wrong(e.to_string()))?;
+        let program = Program {
+            params: elements.iter().map(|(source, (ty, _))| (source.to_string(), (*ty).clone())).collect(),
+            derived: BTreeMap::from([(name.to_string(), graph.clone())]),
+            ..Program::new(&self.program.name)
+        };
+        let interpreter = Interpreter::new(&program, Mode::Rounded).map_err(|e| wrong(name, e.to_string()))?;
+        let value = interpreter.derive(name, &|n| tensors.get(n).cloned()).map_err(|e| wrong(name, e.to_string()))?;
         Ok(WeightData::Elements { dtype: value.dtype(), bytes: value.to_bytes().into() })
     }
 }

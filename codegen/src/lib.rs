@@ -16,6 +16,7 @@ mod error;
 mod hazards;
 mod link;
 mod loops;
+mod matrices;
 mod regions;
 mod target;
 mod wide;

@@ -59,10 +59,26 @@ pub enum Atom {
 }
 
 /// A dimension: a sum of `coefficient * atom * atom * ...` in canonical order, without zero coefficients.
-/// The empty sum is 0; the term without atoms is the constant.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Dim {
-    terms: BTreeMap<Vec<Atom>, i64>,
+/// The empty sum is 0; the term without atoms is the constant. Cheap to copy: types are full of dimensions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim(Sum);
+
+/// Terms by their atoms, without zero coefficients.
+type Terms = BTreeMap<Vec<Atom>, i64>;
+
+/// The terms; equal sums are one form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Sum {
+    /// No atoms.
+    Constant(i64),
+    /// At least one term with atoms.
+    Of(Arc<Terms>),
+}
+
+impl Default for Dim {
+    fn default() -> Self {
+        Dim::constant(0)
+    }
 }
 
 /// Why a dimension has no value.
@@ -78,31 +94,48 @@ pub enum DimError {
 
 impl Dim {
     /// A constant.
-    pub fn constant(value: i64) -> Self {
-        let mut terms = BTreeMap::new();
-        if value != 0 {
-            terms.insert(Vec::new(), value);
+    pub const fn constant(value: i64) -> Self {
+        Dim(Sum::Constant(value))
+    }
+
+    /// The dimension of these terms.
+    fn of(terms: Terms) -> Self {
+        match terms.first_key_value() {
+            None => Dim::constant(0),
+            Some((atoms, &c)) if atoms.is_empty() && terms.len() == 1 => Dim::constant(c),
+            _ => Dim(Sum::Of(Arc::new(terms))),
         }
-        Dim { terms }
+    }
+
+    fn into_terms(self) -> Terms {
+        match self.0 {
+            Sum::Constant(0) => Terms::new(),
+            Sum::Constant(c) => Terms::from([(Vec::new(), c)]),
+            Sum::Of(terms) => Arc::unwrap_or_clone(terms),
+        }
     }
 
     /// A symbol.
     pub fn symbol(symbol: &Symbol) -> Self {
-        Dim { terms: BTreeMap::from([(vec![Atom::Symbol(symbol.clone())], 1)]) }
+        Dim::of(Terms::from([(vec![Atom::Symbol(symbol.clone())], 1)]))
     }
 
     /// The value, when no symbol occurs.
     pub fn as_const(&self) -> Option<i64> {
-        match self.terms.len() {
-            0 => Some(0),
-            1 => self.terms.get([].as_slice()).copied(),
-            _ => None,
+        match self.0 {
+            Sum::Constant(c) => Some(c),
+            Sum::Of(_) => None,
         }
     }
 
     /// The terms in canonical order: (factors, coefficient).
     pub fn terms(&self) -> impl Iterator<Item = (&[Atom], i64)> {
-        self.terms.iter().map(|(m, c)| (m.as_slice(), *c))
+        let (constant, sum) = match &self.0 {
+            Sum::Constant(c) => (Some(*c).filter(|&c| c != 0), None),
+            Sum::Of(terms) => (None, Some(terms)),
+        };
+        let constant = constant.into_iter().map(|c| (&[][..], c));
+        constant.chain(sum.into_iter().flat_map(|terms| terms.iter().map(|(m, c)| (m.as_slice(), *c))))
     }
 
     /// `floor(self / divisor)` for a positive divisor. Terms whose coefficient the divisor divides leave the floor.
@@ -114,8 +147,8 @@ impl Dim {
         if divisor == 1 {
             return self.clone();
         }
-        let (mut whole, mut rest) = (Dim::default(), Dim::default());
-        for (monomial, &c) in &self.terms {
+        let (mut whole, mut rest) = (Terms::new(), Terms::new());
+        for (monomial, c) in self.terms() {
             let (q, r) = if monomial.is_empty() {
                 (c.div_euclid(divisor), c.rem_euclid(divisor))
             } else if c % divisor == 0 {
@@ -123,12 +156,13 @@ impl Dim {
             } else {
                 (0, c)
             };
-            whole.add_term(monomial.clone(), q);
-            rest.add_term(monomial.clone(), r);
+            add_term(&mut whole, monomial.to_vec(), q);
+            add_term(&mut rest, monomial.to_vec(), r);
         }
+        let (whole, rest) = (Dim::of(whole), Dim::of(rest));
         match rest.as_const() {
             Some(c) => whole + Dim::constant(c.div_euclid(divisor)),
-            None => whole + Dim { terms: BTreeMap::from([(vec![Atom::FloorDiv(rest, divisor)], 1)]) },
+            None => whole + Dim::of(Terms::from([(vec![Atom::FloorDiv(rest, divisor)], 1)])),
         }
     }
 
@@ -144,10 +178,14 @@ impl Dim {
 
     /// `self / other` when that is a polynomial: the quotient `q` with `q * other == self`.
     pub fn exact_div(&self, other: &Dim) -> Option<Dim> {
-        let (divisor, divisor_c) = other.terms.iter().next().filter(|_| other.terms.len() == 1)?;
-        let mut quotient = Dim::default();
-        for (monomial, &c) in &self.terms {
-            let mut left = monomial.clone();
+        let mut divisors = other.terms();
+        let (divisor, divisor_c) = divisors.next()?;
+        if divisors.next().is_some() {
+            return None;
+        }
+        let mut quotient = Terms::new();
+        for (monomial, c) in self.terms() {
+            let mut left = monomial.to_vec();
             for atom in divisor {
                 let at = left.iter().position(|a| a == atom)?;
                 left.remove(at);
@@ -155,16 +193,19 @@ impl Dim {
             if c % divisor_c != 0 {
                 return None;
             }
-            quotient.add_term(left, c / divisor_c);
+            add_term(&mut quotient, left, c / divisor_c);
         }
-        Some(quotient)
+        Some(Dim::of(quotient))
     }
 
     /// The value under an assignment of symbols.
     pub fn eval(&self, value_of: &dyn Fn(&Symbol) -> Option<i64>) -> Result<i64, DimError> {
+        if let Some(c) = self.as_const() {
+            return Ok(c);
+        }
         let overflow = || DimError::Overflow(self.clone());
         let mut sum = 0i64;
-        for (monomial, &c) in &self.terms {
+        for (monomial, c) in self.terms() {
             let mut product = c;
             for atom in monomial {
                 let v = match atom {
@@ -182,7 +223,7 @@ impl Dim {
     pub fn bounds(&self, symbols: &Symbols) -> (i64, i64) {
         let clamp = |v: i128| v.clamp(i64::MIN as i128, i64::MAX as i128) as i64;
         let (mut lo, mut hi) = (0i128, 0i128);
-        for (monomial, &c) in &self.terms {
+        for (monomial, c) in self.terms() {
             let (mut a, mut b) = (c as i128, c as i128);
             for atom in monomial {
                 let (x, y) = match atom {
@@ -209,7 +250,7 @@ impl Dim {
 
     /// Whether every value is known to be a multiple of `n` (positive).
     pub fn is_multiple_of(&self, n: i64, symbols: &Symbols) -> bool {
-        self.terms.iter().all(|(monomial, &c)| {
+        self.terms().all(|(monomial, c)| {
             let known = monomial.iter().fold(c, |acc, atom| match atom {
                 Atom::Symbol(s) => acc.saturating_mul(symbols.get(s).map_or(1, |i| i.multiple_of)),
                 Atom::FloorDiv(..) => acc,
@@ -228,25 +269,25 @@ impl Dim {
     }
 
     fn collect_symbols(&self, out: &mut Vec<Symbol>) {
-        for atom in self.terms.keys().flatten() {
+        for atom in self.terms().flat_map(|(monomial, _)| monomial) {
             match atom {
                 Atom::Symbol(s) => out.push(s.clone()),
                 Atom::FloorDiv(d, _) => d.collect_symbols(out),
             }
         }
     }
+}
 
-    fn add_term(&mut self, mut monomial: Vec<Atom>, c: i64) {
-        if c == 0 {
-            return;
-        }
-        monomial.sort();
-        let sum = self.terms.get(&monomial).copied().unwrap_or(0).saturating_add(c);
-        if sum == 0 {
-            self.terms.remove(&monomial);
-        } else {
-            self.terms.insert(monomial, sum);
-        }
+fn add_term(terms: &mut Terms, mut monomial: Vec<Atom>, c: i64) {
+    if c == 0 {
+        return;
+    }
+    monomial.sort();
+    let sum = terms.get(&monomial).copied().unwrap_or(0).saturating_add(c);
+    if sum == 0 {
+        terms.remove(&monomial);
+    } else {
+        terms.insert(monomial, sum);
     }
 }
 
@@ -270,34 +311,51 @@ impl From<&Symbol> for Dim {
 
 impl Add for Dim {
     type Output = Dim;
-    fn add(mut self, rhs: Dim) -> Dim {
-        for (m, c) in rhs.terms {
-            self.add_term(m, c);
+    fn add(self, rhs: Dim) -> Dim {
+        match (&self.0, &rhs.0) {
+            (Sum::Constant(a), Sum::Constant(b)) => return Dim::constant(a.saturating_add(*b)),
+            (Sum::Constant(0), _) => return rhs,
+            (_, Sum::Constant(0)) => return self,
+            _ => {}
         }
-        self
+        let mut sum = self.into_terms();
+        for (m, c) in rhs.terms() {
+            add_term(&mut sum, m.to_vec(), c);
+        }
+        Dim::of(sum)
     }
 }
 
 impl Sub for Dim {
     type Output = Dim;
-    fn sub(mut self, rhs: Dim) -> Dim {
-        for (m, c) in rhs.terms {
-            self.add_term(m, c.saturating_neg());
+    fn sub(self, rhs: Dim) -> Dim {
+        if let (Sum::Constant(a), Sum::Constant(b)) = (&self.0, &rhs.0) {
+            return Dim::constant(a.saturating_add(b.saturating_neg()));
         }
-        self
+        let mut sum = self.into_terms();
+        for (m, c) in rhs.terms() {
+            add_term(&mut sum, m.to_vec(), c.saturating_neg());
+        }
+        Dim::of(sum)
     }
 }
 
 impl Mul for Dim {
     type Output = Dim;
     fn mul(self, rhs: Dim) -> Dim {
-        let mut product = Dim::default();
-        for (m, c) in &self.terms {
-            for (n, d) in &rhs.terms {
-                product.add_term(m.iter().chain(n).cloned().collect(), c.saturating_mul(*d));
+        match (&self.0, &rhs.0) {
+            (Sum::Constant(a), Sum::Constant(b)) => return Dim::constant(a.saturating_mul(*b)),
+            (Sum::Constant(1), _) => return rhs,
+            (_, Sum::Constant(1)) => return self,
+            _ => {}
+        }
+        let mut product = Terms::new();
+        for (m, c) in self.terms() {
+            for (n, d) in rhs.terms() {
+                add_term(&mut product, m.iter().chain(n).cloned().collect(), c.saturating_mul(d));
             }
         }
-        product
+        Dim::of(product)
     }
 }
 
@@ -316,10 +374,10 @@ impl fmt::Display for Dim {
         if let Some(c) = self.as_const() {
             return write!(f, "{c}");
         }
-        let (constant, rest): (Vec<_>, Vec<_>) = self.terms.iter().partition(|(m, _)| m.is_empty());
+        let (constant, rest): (Vec<_>, Vec<_>) = self.terms().partition(|(m, _)| m.is_empty());
         for (i, (monomial, c)) in rest.into_iter().chain(constant).enumerate() {
             let magnitude = c.unsigned_abs();
-            f.write_str(match (i, *c < 0) {
+            f.write_str(match (i, c < 0) {
                 (0, false) => "",
                 (0, true) => "-",
                 (_, false) => " + ",

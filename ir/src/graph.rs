@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use petgraph::Direction;
 use petgraph::stable_graph::{EdgeIndex, NodeIndex, StableDiGraph};
-use petgraph::visit::EdgeRef;
+use petgraph::visit::{EdgeRef, NodeIndexable};
 
 use crate::infer::{TypeError, result_types};
 use crate::op::{Class, Op};
@@ -264,18 +264,18 @@ impl Graph {
 
     /// Removes every node that no result depends on; arguments and state writes stay. Returns how many went.
     pub fn prune(&mut self) -> usize {
-        let mut live: std::collections::HashSet<NodeId> = std::collections::HashSet::new();
+        let mut live = vec![false; self.nodes.node_bound()];
         let mut stack: Vec<NodeId> = self.results.iter().map(|(_, v)| v.node).collect();
         stack.extend(
             self.nodes.node_indices().filter(|&n| matches!(self.nodes[n].op, Op::Arg { .. } | Op::StateWrite { .. })),
         );
         while let Some(n) = stack.pop() {
-            if live.insert(n) {
+            if !std::mem::replace(&mut live[n.index()], true) {
                 stack.extend(self.nodes.neighbors_directed(n, Direction::Incoming));
             }
         }
         let before = self.nodes.node_count();
-        self.nodes.retain_nodes(|_, n| live.contains(&n));
+        self.nodes.retain_nodes(|_, n| live[n.index()]);
         before - self.nodes.node_count()
     }
 
@@ -284,32 +284,28 @@ impl Graph {
     /// # Errors
     /// When there is a cycle.
     pub fn topological(&self) -> Result<Vec<NodeId>, GraphError> {
-        let mut waiting: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut waiting = vec![0usize; self.nodes.node_bound()];
         let mut ready = BinaryHeap::new();
         for n in self.nodes.node_indices() {
             let count = self.nodes.edges_directed(n, Direction::Incoming).count();
+            waiting[n.index()] = count;
             if count == 0 {
                 ready.push(Reverse(n));
-            } else {
-                waiting.insert(n, count);
             }
         }
         let mut order = Vec::with_capacity(self.nodes.node_count());
         while let Some(Reverse(n)) = ready.pop() {
             order.push(n);
             for e in self.nodes.edges_directed(n, Direction::Outgoing) {
-                let t = e.target();
-                if let Some(count) = waiting.get_mut(&t) {
-                    *count -= 1;
-                    if *count == 0 {
-                        waiting.remove(&t);
-                        ready.push(Reverse(t));
-                    }
+                let count = &mut waiting[e.target().index()];
+                *count -= 1;
+                if *count == 0 {
+                    ready.push(Reverse(e.target()));
                 }
             }
         }
-        match waiting.keys().next() {
-            Some(n) => Err(GraphError::Cycle(n.index())),
+        match waiting.iter().position(|&count| count > 0) {
+            Some(n) => Err(GraphError::Cycle(n)),
             None => Ok(order),
         }
     }

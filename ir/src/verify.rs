@@ -8,7 +8,7 @@ use petgraph::Direction;
 use petgraph::visit::EdgeRef;
 
 use crate::dim::{Dim, Symbol};
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, NodeId, Use, Value};
 use crate::infer::result_types;
 use crate::op::{Class, Op};
 use crate::program::Program;
@@ -185,21 +185,24 @@ fn verify_graph(program: &Program, name: &str, graph: &Graph, kind: Kind) -> Res
 
 fn check_node(program: &Program, graph: &Graph, id: NodeId, kind: Kind) -> Result<(), String> {
     let node = graph.node(id);
-    let edges: Vec<_> = graph.petgraph().edges_directed(id, Direction::Incoming).collect();
-    let mut positions = BTreeSet::new();
-    for e in &edges {
-        if !positions.insert(e.weight().operand) {
-            return Err(format!("two values for operand {}", e.weight().operand));
+    let edges = || graph.petgraph().edges_directed(id, Direction::Incoming);
+    let most = edges().count() + node.op.operands().len();
+    let mut types: Vec<Option<&Type>> = Vec::new();
+    for e in edges() {
+        let Use { result, operand } = *e.weight();
+        let at = operand as usize;
+        if at >= most {
+            return Err("an operand beyond the row's last".into());
         }
-        if graph.node(e.source()).types.len() <= e.weight().result as usize {
-            return Err(format!("operand {} is result {} of a node", e.weight().operand, e.weight().result));
+        if types.len() <= at {
+            types.resize(at + 1, None);
+        }
+        let ty = graph.try_ty(Value { node: e.source(), result });
+        let ty = ty.ok_or_else(|| format!("operand {operand} is result {result} of a node"))?;
+        if types[at].replace(ty).is_some() {
+            return Err(format!("two values for operand {operand}"));
         }
     }
-    if positions.last().is_some_and(|&last| last as usize >= edges.len() + node.op.operands().len()) {
-        return Err("an operand beyond the row's last".into());
-    }
-    let operands = graph.operands(id);
-    let types: Vec<Option<&Type>> = operands.iter().map(|v| v.and_then(|v| graph.try_ty(v))).collect();
     let expected = result_types(&node.op, &types).map_err(|e| e.problem)?;
     if expected != node.types {
         return Err(format!("results are {}, expected {}", list(&node.types), list(&expected)));

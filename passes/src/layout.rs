@@ -19,15 +19,11 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
             _ => None,
         })
         .collect();
-    let found = Layouts::find(program, &|name, node| embeddings.contains(&(name, node)));
+    let embeds = |name: &str, node: NodeId| embeddings.contains(&(name, node));
+    let found = Layouts::find(program, &embeds, &options.packed_tables);
     drop(embeddings);
-    for (name, reader) in &found.rows {
-        if options.packed_tables.contains(name) {
-            return Err(PassError::broken(
-                &reader.0,
-                format!("{} reads the rows of `{name}`, which is packed", reader.1),
-            ));
-        }
+    if let Some((graph, problem)) = found.unpacked {
+        return Err(PassError::broken(&graph, problem));
     }
     for (name, layouts) in found.args {
         if let Some(graph_plan) = plan.graphs.get_mut(&name) {
@@ -45,7 +41,7 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
 
 /// The parameters that some contraction reads.
 pub(crate) fn contracted(program: &Program) -> BTreeSet<String> {
-    let found = Layouts::find(program, &|_, _| false);
+    let found = Layouts::find(program, &|_, _| false, &BTreeSet::new());
     found.params.into_iter().filter(|(_, layouts)| layouts.contains(&Layout::Panels)).map(|(name, _)| name).collect()
 }
 
@@ -56,19 +52,19 @@ struct Layouts {
     /// callers; one that a function only hands on has the layout of the called function's argument.
     args: BTreeMap<String, Vec<Layout>>,
     params: BTreeMap<String, BTreeSet<Layout>>,
-    /// For each parameter a reader of its rows: the graph, and the node in words.
-    rows: BTreeMap<String, (String, String)>,
+    /// A read of the rows of a parameter that lies in panels only: the graph, and what is wrong.
+    unpacked: Option<(String, String)>,
 }
 
 impl Layouts {
-    /// `embeds` tells which nodes of which graphs gather from panels.
-    fn find(program: &Program, embeds: &dyn Fn(&str, NodeId) -> bool) -> Layouts {
+    /// `embeds` tells which nodes of which graphs gather from panels, `packed` has the parameters that lie in panels only.
+    fn find(program: &Program, embeds: &dyn Fn(&str, NodeId) -> bool, packed: &BTreeSet<String>) -> Layouts {
         let rows = |(name, graph): (&str, &Graph)| (name.to_string(), vec![Layout::Rows; graph.args().len()]);
         let mut found = Layouts { args: program.graphs().map(rows).collect(), ..Layouts::default() };
         loop {
             let before = found.args.clone();
             for (name, graph) in program.graphs() {
-                found.read(name, graph, &before, embeds);
+                found.read(name, graph, &before, embeds, packed);
             }
             if found.args == before {
                 return found;
@@ -85,6 +81,7 @@ impl Layouts {
         graph: &Graph,
         args: &BTreeMap<String, Vec<Layout>>,
         embeds: &dyn Fn(&str, NodeId) -> bool,
+        packed: &BTreeSet<String>,
     ) {
         for node in graph.petgraph().node_indices() {
             for (position, value) in graph.operands(node).into_iter().enumerate() {
@@ -101,9 +98,11 @@ impl Layouts {
                 match &graph.node(value.node).op {
                     Op::Param { name: param, .. } => {
                         self.params.entry(param.clone()).or_default().insert(layout);
-                        if layout == Layout::Rows {
-                            let reader = format!("`{}` at `{}`", graph.node(node).op.name(), graph.node(node).path);
-                            self.rows.entry(param.clone()).or_insert((name.into(), reader));
+                        if layout == Layout::Rows && self.unpacked.is_none() && packed.contains(param) {
+                            let reader = graph.node(node);
+                            let reads = format!("`{}` at `{}` reads", reader.op.name(), reader.path);
+                            let problem = format!("{reads} the rows of `{param}`, which is packed");
+                            self.unpacked = Some((name.into(), problem));
                         }
                     }
                     Op::Arg { index, .. } if layout == Layout::Panels => {

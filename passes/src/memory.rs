@@ -2,7 +2,8 @@
 //! symbols, so values share bytes only where that is right for every value of every symbol. Paged caches lie outside, each
 //! with its part of every page.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lith_ir::dim::Atom;
 use lith_ir::plan::{CachePlan, GraphPlan, KernelKind, PagePart, Place};
@@ -191,11 +192,12 @@ pub(crate) fn shares(graph: &Graph, stored: &Stored<'_>, plan: &GraphPlan, v: Va
 /// Offsets for all blocks and the size of the arena. Large blocks first, each at the lowest offset that is provably free.
 fn pack(blocks: &[Block], symbols: &Symbols, in_place: &dyn Fn(&Block, &Block) -> bool) -> (Vec<Dim>, Dim) {
     let sizes: Vec<Dim> = blocks.iter().map(|b| b.bytes.align_up(ALIGNMENT)).collect();
-    let mut order: Vec<usize> = (0..blocks.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(typical_bytes(&sizes[i], symbols)), blocks[i].live, i));
+    let mut by_size: Vec<usize> = (0..blocks.len()).collect();
+    by_size.sort_by_cached_key(|&i| (std::cmp::Reverse(typical_bytes(&sizes[i], symbols)), blocks[i].live, i));
     let mut offsets: Vec<Option<Dim>> = vec![None; blocks.len()];
     let mut end = Dim::default();
-    for i in order {
+    let order = Order { symbols, known: RefCell::default() };
+    for i in by_size {
         let others: Vec<(usize, &Dim)> = (0..blocks.len())
             .filter_map(|j| offsets[j].as_ref().map(|o| (j, o)))
             .filter(|&(j, _)| blocks[i].live.0 <= blocks[j].live.1 && blocks[j].live.0 <= blocks[i].live.1)
@@ -203,20 +205,20 @@ fn pack(blocks: &[Block], symbols: &Symbols, in_place: &dyn Fn(&Block, &Block) -
         let free = |at: &Dim| {
             let after = at.clone() + sizes[i].clone();
             let fits = |&(j, other): &(usize, &Dim)| {
-                provably_le(&after, other, symbols)
-                    || provably_le(&(other.clone() + sizes[j].clone()), at, symbols)
+                order.provably_le(&after, other)
+                    || order.provably_le(&(other.clone() + sizes[j].clone()), at)
                     || (other == at && in_place(&blocks[i], &blocks[j]))
             };
             // The end must stay comparable, for it is the size of the arena.
-            let bounded = provably_le(&after, &end, symbols) || provably_le(&end, &after, symbols);
+            let bounded = order.provably_le(&after, &end) || order.provably_le(&end, &after);
             bounded && others.iter().all(fits)
         };
         let mut candidates = vec![Dim::default()];
         candidates.extend(others.iter().flat_map(|&(j, o)| [o.clone(), o.clone() + sizes[j].clone()]));
-        candidates.sort_by_key(|c| typical_bytes(c, symbols));
+        candidates.sort_by_cached_key(|c| typical_bytes(c, symbols));
         let at = candidates.into_iter().find(free).unwrap_or_else(|| end.clone());
         let after = at.clone() + sizes[i].clone();
-        if !provably_le(&after, &end, symbols) {
+        if !order.provably_le(&after, &end) {
             end = after;
         }
         offsets[i] = Some(at);
@@ -224,10 +226,28 @@ fn pack(blocks: &[Block], symbols: &Symbols, in_place: &dyn Fn(&Block, &Block) -
     (offsets.into_iter().map(Option::unwrap_or_default).collect(), end)
 }
 
-/// Whether `a <= b` for all values of the symbols. May miss some that are so.
-fn provably_le(a: &Dim, b: &Dim, symbols: &Symbols) -> bool {
-    let difference = b.clone() - a.clone();
-    difference.bounds(symbols).0 >= 0 || without_floors(&difference).bounds(symbols).0 >= 0
+/// The order of sizes, each difference looked at once: alike layers ask for the same ones.
+struct Order<'a> {
+    symbols: &'a Symbols,
+    known: RefCell<HashMap<(Dim, Dim), bool>>,
+}
+
+impl Order<'_> {
+    /// Whether `a <= b` for all values of the symbols. May miss some that are so.
+    fn provably_le(&self, a: &Dim, b: &Dim) -> bool {
+        if a == b {
+            return true;
+        }
+        let pair = (a.clone(), b.clone());
+        if let Some(&known) = self.known.borrow().get(&pair) {
+            return known;
+        }
+        let difference = b.clone() - a.clone();
+        let le = |d: &Dim| d.bounds(self.symbols).0 >= 0;
+        let found = le(&difference) || le(&without_floors(&difference));
+        self.known.borrow_mut().insert(pair, found);
+        found
+    }
 }
 
 /// A polynomial that is negative wherever `d` is: `d` times a positive number, and for each `floor(x, k)` the end of

@@ -1,10 +1,11 @@
 //! Which values are known when weights are packed: parameters, arguments that are parameters at every call, and what is
 //! computed from those and from constants alone. Knows no rule and no cost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 
 use lith_ir::quant::Storage;
-use lith_ir::{Binary, Class, Graph, Op, Program, Type, Unary};
+use lith_ir::{Binary, Class, Graph, Op, Program, Type, Unary, Value};
 
 use crate::saturate::Numeric;
 
@@ -122,15 +123,15 @@ impl GraphWeights {
     }
 }
 
-/// Where calls of a function stand.
-type Calls<'p> = BTreeMap<&'p str, Vec<(&'p str, &'p Graph, lith_ir::NodeId)>>;
+/// The calls of each function: the graph where one stands, and what it gives.
+type Calls<'p> = BTreeMap<&'p str, Vec<(&'p str, &'p Graph, Vec<Value>)>>;
 
 fn calls(program: &Program) -> Calls<'_> {
     let mut calls = Calls::new();
     for (name, graph) in program.graphs() {
         for node in graph.petgraph().node_indices() {
             if let Op::Call { function, .. } = &graph.node(node).op {
-                calls.entry(function).or_default().push((name, graph, node));
+                calls.entry(function).or_default().push((name, graph, graph.inputs(node)));
             }
         }
     }
@@ -141,48 +142,43 @@ fn calls(program: &Program) -> Calls<'_> {
 /// type that is the default.
 pub fn find(program: &Program, stored: &BTreeMap<String, Storage>, allowed: Numeric) -> BTreeMap<String, GraphWeights> {
     let calls = calls(program);
-    // For each argument the parameters that it is, call by call; nothing for one that is something else at some call.
-    let mut leaves: BTreeMap<(&str, usize), Option<Vec<&str>>> = BTreeMap::new();
+    let mut leaves = Leaves::new();
     for (name, graph) in &program.functions {
         for index in 0..graph.args().len() {
             leaves_of(name, index, &calls, &mut leaves);
         }
     }
-    let names_of = |graph: &str, op: &Op| -> Option<Vec<String>> {
-        match op {
-            Op::Param { name, .. } => Some(vec![name.clone()]),
-            Op::Arg { index, .. } => {
-                leaves.get(&(graph, *index))?.as_ref().map(|l| l.iter().map(|n| n.to_string()).collect())
-            }
-            _ => None,
-        }
-    };
-    // Who reads each parameter, calls aside.
-    let mut readers: BTreeMap<String, BTreeSet<(&str, lith_ir::NodeId, usize)>> = BTreeMap::new();
+    // Who reads each parameter, calls aside: the first, and whether there are others. Only matrices count.
+    type Reader<'p> = (&'p str, lith_ir::NodeId, usize);
+    let mut readers: HashMap<&str, (Reader<'_>, bool)> = HashMap::new();
     for (name, graph) in program.graphs() {
-        for node in graph.petgraph().node_indices() {
-            let Some(params) = names_of(name, &graph.node(node).op) else { continue };
+        for node in graph.petgraph().node_indices().filter(|&n| is_matrix(graph, n)) {
+            let Some(params) = params_of(name, &graph.node(node).op, &leaves) else { continue };
             let users = graph.users(node.into());
             let reads = users.into_iter().filter(|(user, _)| !matches!(graph.node(*user).op, Op::Call { .. }));
-            let reads: Vec<_> = reads.map(|(user, operand)| (name, user, operand)).collect();
-            for param in params {
-                readers.entry(param).or_default().extend(reads.iter().copied());
+            for (user, operand) in reads {
+                let read = (name, user, operand);
+                for &param in params.iter() {
+                    let (first, others) = readers.entry(param).or_insert((read, false));
+                    *others |= *first != read;
+                }
             }
         }
     }
     let mut kinds: Vec<Vec<Option<Storage>>> = Vec::new();
-    let mut weight = |params: &[String], ty: &Type| {
-        let kind: Vec<Option<Storage>> = params.iter().map(|p| stored.get(p).copied()).collect();
-        let stored = if kind.iter().all(Option::is_none) {
+    let mut weight = |params: &[&str], matrix: bool| {
+        let is_plain = stored.is_empty() || params.iter().all(|&p| !stored.contains_key(p));
+        let stored = if is_plain {
             0
         } else {
+            let kind: Vec<Option<Storage>> = params.iter().map(|&p| stored.get(p).copied()).collect();
             let known = kinds.iter().position(|k| *k == kind);
             1 + known.unwrap_or_else(|| {
                 kinds.push(kind);
                 kinds.len() - 1
             })
         };
-        let shared = ty.rank() >= 2 && params.iter().any(|p| readers.get(p).is_some_and(|r| r.len() > 1));
+        let shared = matrix && params.iter().any(|p| readers.get(p).is_some_and(|(_, others)| *others));
         Weight { stored: u32::try_from(stored).unwrap_or(u32::MAX), shared }
     };
     let mut found = BTreeMap::new();
@@ -190,9 +186,11 @@ pub fn find(program: &Program, stored: &BTreeMap<String, Storage>, allowed: Nume
         let mut here = GraphWeights { allowed, ..GraphWeights::default() };
         for node in graph.petgraph().node_indices() {
             let op = &graph.node(node).op;
-            let Some(params) = names_of(name, op) else { continue };
-            let weight = weight(&params, graph.ty(node.into()));
+            let Some(params) = params_of(name, op, &leaves) else { continue };
+            let weight = weight(&params, is_matrix(graph, node));
             match op {
+                // There may be thousands.
+                Op::Param { .. } if weight == Weight::default() => {}
                 Op::Param { name, .. } => drop(here.params.insert(name.clone(), weight)),
                 Op::Arg { index, .. } => drop(here.args.insert(*index, weight)),
                 _ => {}
@@ -203,21 +201,33 @@ pub fn find(program: &Program, stored: &BTreeMap<String, Storage>, allowed: Nume
     found
 }
 
+fn is_matrix(graph: &Graph, node: lith_ir::NodeId) -> bool {
+    graph.node(node).types.first().is_some_and(|ty| ty.rank() >= 2)
+}
+
+/// For each argument of a function the parameters that it is, call by call; `None` for one that is something else at some
+/// call.
+type Leaves<'p> = BTreeMap<(&'p str, usize), Option<Vec<&'p str>>>;
+
+/// The parameters that a source of graph `name` is.
+fn params_of<'l, 'p: 'l>(name: &'p str, op: &'p Op, leaves: &'l Leaves<'p>) -> Option<Cow<'l, [&'p str]>> {
+    match op {
+        Op::Param { name, .. } => Some(Cow::Owned(vec![name.as_str()])),
+        Op::Arg { index, .. } => leaves.get(&(name, *index))?.as_deref().map(Cow::Borrowed),
+        _ => None,
+    }
+}
+
 /// The parameters that an argument of a function is, call by call.
-fn leaves_of<'p>(
-    function: &'p str,
-    index: usize,
-    calls: &Calls<'p>,
-    known: &mut BTreeMap<(&'p str, usize), Option<Vec<&'p str>>>,
-) -> Option<Vec<&'p str>> {
+fn leaves_of<'p>(function: &'p str, index: usize, calls: &Calls<'p>, known: &mut Leaves<'p>) -> Option<Vec<&'p str>> {
     if let Some(found) = known.get(&(function, index)) {
         return found.clone();
     }
     // What nobody calls is an entry point, whose arguments come when the program runs.
     let called = calls.get(function).map(Vec::as_slice).unwrap_or_default();
     let mut params = (!called.is_empty()).then(Vec::new);
-    for (caller, graph, call) in called {
-        let more = graph.inputs(*call).get(index).and_then(|v| match &graph.node(v.node).op {
+    for (caller, graph, given) in called {
+        let more = given.get(index).and_then(|v| match &graph.node(v.node).op {
             Op::Param { name, .. } => Some(vec![name.as_str()]),
             Op::Arg { index, .. } => leaves_of(caller, *index, calls, known),
             _ => None,

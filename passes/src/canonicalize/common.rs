@@ -1,41 +1,58 @@
 //! Common subexpressions: nodes with equal ops on equal operands become one.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::mem::{Discriminant, discriminant};
 
-use lith_ir::{Graph, GraphError, Literal, Op, Value};
+use lith_ir::{Graph, GraphError, Literal, NodeId, Op, Value};
+use rustc_hash::FxHashMap;
 
-/// What makes two nodes equal: the op with its attributes, and the operands.
+/// What equal nodes have in common, and few others.
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
     Const(Literal),
-    /// There may be thousands.
-    Param(String),
-    Node(String, Vec<Option<Value>>),
+    /// A parameter or a state: all of one name are one, of one type.
+    Named(Discriminant<Op>, String),
+    Node(Discriminant<Op>, Vec<Option<Value>>),
 }
 
 /// Lets the users of equal nodes use the first. Whether there were any.
 pub(super) fn merge_equal(graph: &mut Graph) -> Result<bool, GraphError> {
-    let mut first: HashMap<Key, Value> = HashMap::new();
+    let mut known: FxHashMap<Key, Vec<NodeId>> = FxHashMap::default();
     let mut changed = false;
     for node in graph.topological()? {
         let key = match &graph.node(node).op {
             Op::Arg { .. } | Op::StateWrite { .. } => continue,
             Op::Const { value } => Key::Const(value.clone()),
-            // All of one name are one parameter, of one type.
-            Op::Param { name, .. } => Key::Param(name.clone()),
-            // The debug form tells every attribute to the last bit.
-            op => Key::Node(format!("{op:?}"), graph.operands(node)),
+            op @ (Op::Param { name, .. } | Op::StateRead { name, .. }) => Key::Named(discriminant(op), name.clone()),
+            op => Key::Node(discriminant(op), graph.operands(node)),
         };
-        match first.get(&key) {
-            Some(&same) => {
+        let alike = match known.entry(key) {
+            Entry::Vacant(new) => {
+                new.insert(vec![node]);
+                continue;
+            }
+            Entry::Occupied(alike) => alike.into_mut(),
+        };
+        let equal = |&&other: &&NodeId| same(&graph.node(other).op, &graph.node(node).op);
+        match alike.iter().find(equal).copied() {
+            Some(first) => {
                 for result in 0..graph.node(node).types.len() as u32 {
-                    graph.replace(Value { node, result }, Value { node: same.node, result });
+                    graph.replace(Value { node, result }, Value { node: first, result });
                 }
                 graph.remove(node);
                 changed = true;
             }
-            None => drop(first.insert(key, node.into())),
+            None => alike.push(node),
         }
     }
     Ok(changed)
+}
+
+/// Whether two ops of one key have the same attributes to the last bit, which the debug form tells: as numbers, both zeros
+/// are equal and NaN is not.
+fn same(a: &Op, b: &Op) -> bool {
+    match (a, b) {
+        (Op::Const { .. } | Op::Param { .. } | Op::StateRead { .. }, _) => true,
+        _ => format!("{a:?}") == format!("{b:?}"),
+    }
 }

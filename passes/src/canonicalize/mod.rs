@@ -5,7 +5,7 @@ mod common;
 mod fold;
 mod rules;
 
-use lith_ir::{Graph, GraphError};
+use lith_ir::{Graph, GraphError, Op};
 
 use crate::{Compiled, PassError};
 pub(crate) use rules::holds;
@@ -35,6 +35,10 @@ pub(crate) fn simplify(name: &str, graph: &mut Graph) -> Result<(), PassError> {
 fn rewrite(name: &str, graph: &mut Graph) -> Result<bool, GraphError> {
     let mut changed = false;
     for node in graph.topological()? {
+        // There may be thousands of parameters.
+        if matches!(graph.node(node).op, Op::Param { .. } | Op::Arg { .. } | Op::Const { .. }) {
+            continue;
+        }
         for (rule, apply) in rules::RULES {
             if let Some(value) = apply(graph, node)? {
                 tracing::trace!(graph = name, path = &*graph.node(node).path, rule, "rewritten");

@@ -15,14 +15,14 @@ pub(super) const RULES: &[Rule] = &[
     // reshape(x, shape of x) = transpose(x, [0, 1, ..]) = cast(x, dtype of x) = concat(x) = .. = x
     ("nothing-done", |g, n| Ok(nothing_done(g, n))),
     // reshape(reshape(x, a), b) = reshape(x, b)
-    ("reshape-reshape", |g, n| match *g.operands(n) {
-        [Some(y)] if is_reshape(g, n) && is_reshape(g, y.node) => again(g, n, &[g.operand(y.node, 0)]),
+    ("reshape-reshape", |g, n| match (op(g, n), inner(g, n)) {
+        (Op::Reshape { .. }, Some((Op::Reshape { .. }, x))) => again(g, n, &[Some(x)]),
         _ => Ok(None),
     }),
     // transpose(transpose(x, p), q) = transpose(x, p[q])
     ("transpose-transpose", |g, n| match (op(g, n), inner(g, n)) {
         (Op::Transpose { perm: q }, Some((Op::Transpose { perm: p }, x))) => {
-            let perm = q.iter().filter_map(|&i| p.get(i).copied()).collect();
+            let perm: Vec<usize> = q.iter().filter_map(|&i| p.get(i).copied()).collect();
             make(g, n, Op::Transpose { perm }, x)
         }
         _ => Ok(None),
@@ -32,7 +32,7 @@ pub(super) const RULES: &[Rule] = &[
         (Op::Transpose { perm }, Some(x)) => {
             let from = &g.ty(x).shape;
             let real: Vec<usize> =
-                perm.into_iter().filter(|&i| from.get(i).is_some_and(|d| d.as_const() != Some(1))).collect();
+                perm.iter().copied().filter(|&i| from.get(i).is_some_and(|d| d.as_const() != Some(1))).collect();
             let shape = g.ty(n.into()).shape.clone();
             if real.is_sorted() { make(g, n, Op::Reshape { shape }, x) } else { Ok(None) }
         }
@@ -42,6 +42,7 @@ pub(super) const RULES: &[Rule] = &[
     ("broadcast-broadcast", |g, n| match (op(g, n), inner(g, n)) {
         (Op::Broadcast { shape, axes: b }, Some((Op::Broadcast { axes: a, .. }, x))) => {
             let axes = a.iter().filter_map(|&i| b.get(i).copied()).collect();
+            let shape = shape.clone();
             make(g, n, Op::Broadcast { shape, axes }, x)
         }
         _ => Ok(None),
@@ -55,6 +56,7 @@ pub(super) const RULES: &[Rule] = &[
                 return Ok(None);
             }
             let axes = real.into_iter().filter_map(|i| axes.get(i).copied()).collect();
+            let shape = shape.clone();
             make(g, n, Op::Broadcast { shape, axes }, x)
         }
         _ => Ok(None),
@@ -65,7 +67,7 @@ pub(super) const RULES: &[Rule] = &[
             if axes.is_empty() =>
         {
             let shape = g.ty(n.into()).shape.clone();
-            make(g, n, Op::Broadcast { shape, axes }, x)
+            make(g, n, Op::Broadcast { shape, axes: Vec::new() }, x)
         }
         _ => Ok(None),
     }),
@@ -74,7 +76,7 @@ pub(super) const RULES: &[Rule] = &[
     // cast(cast(x, d), e) = cast(x, e) where d holds every value of x, and e as well if it is an integer type: integers
     // wrap into it, floats saturate
     ("cast-cast", |g, n| match (op(g, n), inner(g, n)) {
-        (Op::Cast { dtype }, Some((Op::Cast { dtype: between }, x))) => {
+        (&Op::Cast { dtype }, Some((&Op::Cast { dtype: between }, x))) => {
             let from = g.ty(x).dtype;
             let alike = !dtype.is_int() || between.is_float() == from.is_float() || holds(dtype, from);
             if holds(between, from) && alike { make(g, n, Op::Cast { dtype }, x) } else { Ok(None) }
@@ -92,14 +94,12 @@ pub(super) const RULES: &[Rule] = &[
     // x / c = x * (1 / c) where c is a power of two
     ("divide-by-power-of-two", divide_by_power_of_two),
     // select(c, a, a) = a; select(true, a, b) = a; select(false, a, b) = b
-    ("select-known", |g, n| match (op(g, n), &g.operands(n)[..]) {
-        (Op::Select {}, &[Some(_), Some(a), Some(b)]) if a == b => Ok(Some(a)),
-        (Op::Select {}, &[Some(c), Some(a), Some(b)]) => Ok(full(g, c).map(|v| if v.bytes() == [0] { b } else { a })),
-        _ => Ok(None),
-    }),
+    ("select-known", |g, n| Ok(select_known(g, n))),
     // select(!c, a, b) = select(c, b, a)
-    ("select-not", |g, n| match (op(g, n), inner(g, n), &g.operands(n)[..]) {
-        (Op::Select {}, Some((Op::Unary { f: Unary::Not }, c)), &[_, a, b]) => again(g, n, &[Some(c), b, a]),
+    ("select-not", |g, n| match (op(g, n), inner(g, n)) {
+        (Op::Select {}, Some((Op::Unary { f: Unary::Not }, c))) => {
+            again(g, n, &[Some(c), g.operand(n, 2), g.operand(n, 1)])
+        }
         _ => Ok(None),
     }),
     // size(4) = 4
@@ -114,23 +114,19 @@ pub(super) const RULES: &[Rule] = &[
     ("fold", fold::fold),
 ];
 
-fn op(g: &Graph, n: NodeId) -> Op {
-    g.node(n).op.clone()
-}
-
-fn is_reshape(g: &Graph, n: NodeId) -> bool {
-    matches!(g.node(n).op, Op::Reshape { .. })
+fn op(g: &Graph, n: NodeId) -> &Op {
+    &g.node(n).op
 }
 
 /// The op that makes operand 0, and its own operand 0.
-fn inner(g: &Graph, n: NodeId) -> Option<(Op, Value)> {
+fn inner(g: &Graph, n: NodeId) -> Option<(&Op, Value)> {
     let y = g.operand(n, 0)?;
     Some((op(g, y.node), g.operand(y.node, 0)?))
 }
 
 /// The node's op on other operands.
 fn again(g: &mut Graph, n: NodeId, operands: &[Option<Value>]) -> Rewritten {
-    again_as(g, n, op(g, n), operands)
+    again_as(g, n, op(g, n).clone(), operands)
 }
 
 fn again_as(g: &mut Graph, n: NodeId, op: Op, operands: &[Option<Value>]) -> Rewritten {
@@ -153,12 +149,12 @@ pub(super) fn full(g: &Graph, v: Value) -> Option<Literal> {
 
 fn nothing_done(g: &Graph, n: NodeId) -> Option<Value> {
     let x = g.operand(n, 0)?;
-    let same = g.ty(x) == g.ty(n.into());
+    let same = || g.ty(x) == g.ty(n.into());
     let nothing = match op(g, n) {
-        Op::Reshape { .. } | Op::Cast { .. } | Op::Broadcast { .. } => same,
+        Op::Reshape { .. } | Op::Cast { .. } | Op::Broadcast { .. } => same(),
         Op::Transpose { perm } => perm.is_sorted(),
-        Op::Slice { start, step, .. } => same && step == 1 && start.as_const() == Some(0),
-        Op::Pad { before, after, .. } => before == 0 && after == 0,
+        Op::Slice { start, step, .. } => *step == 1 && start.as_const() == Some(0) && same(),
+        Op::Pad { before, after, .. } => *before == 0 && *after == 0,
         Op::Concat { .. } => g.inputs(n).len() == 1,
         Op::Reduce { axes, .. } => axes.is_empty(),
         _ => false,
@@ -175,7 +171,7 @@ fn elementwise_of_broadcasts(g: &mut Graph, n: NodeId) -> Rewritten {
     let mut alike: Option<(Vec<usize>, Vec<Dim>)> = None;
     for v in g.inputs(n) {
         let (Op::Broadcast { axes, .. }, Some(x)) = (op(g, v.node), g.operand(v.node, 0)) else { return Ok(None) };
-        let this = (axes, g.ty(x).shape.clone());
+        let this = (axes.clone(), g.ty(x).shape.clone());
         if alike.as_ref().is_some_and(|a| *a != this) {
             return Ok(None);
         }
@@ -209,8 +205,16 @@ pub(crate) fn holds(to: DType, from: DType) -> bool {
     }
 }
 
+fn select_known(g: &Graph, n: NodeId) -> Option<Value> {
+    let (Op::Select {}, &[Some(c), Some(a), Some(b)]) = (op(g, n), &g.operands(n)[..]) else { return None };
+    match a == b {
+        true => Some(a),
+        false => full(g, c).map(|v| if v.bytes() == [0] { b } else { a }),
+    }
+}
+
 fn neutral_element(g: &Graph, n: NodeId) -> Option<Value> {
-    let Op::Binary { f } = op(g, n) else { return None };
+    let &Op::Binary { f } = op(g, n) else { return None };
     let (a, b) = (g.operand(n, 0)?, g.operand(n, 1)?);
     let dtype = g.ty(a).dtype;
     let neutral = match f {
@@ -231,7 +235,9 @@ fn neutral_element(g: &Graph, n: NodeId) -> Option<Value> {
 
 /// Both round the same real number to nearest, so they are equal as long as `1 / c` is a normal number.
 fn divide_by_power_of_two(g: &mut Graph, n: NodeId) -> Rewritten {
-    let (Op::Binary { f: Binary::Div }, &[Some(x), Some(c)]) = (op(g, n), &g.operands(n)[..]) else { return Ok(None) };
+    let (Op::Binary { f: Binary::Div }, Some(x), Some(c)) = (op(g, n), g.operand(n, 0), g.operand(n, 1)) else {
+        return Ok(None);
+    };
     let ty: Type = g.ty(x).clone();
     let reciprocal = match (ty.dtype, full(g, c)) {
         (DType::F32, Some(v)) => v.bytes().try_into().ok().map(|b| 1.0 / f64::from(f32::from_le_bytes(b))),

@@ -7,9 +7,10 @@
 
 mod names;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lith_ir::{Class, Graph, GraphError, NodeId, Op, Program, Value};
+use petgraph::visit::NodeIndexable;
 
 use crate::calls::callees_first;
 use crate::weights::{self, GraphWeights, Known, known_after};
@@ -20,8 +21,11 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
     // Functions first, then entry points in the order of their names, since values get their names there.
     let order = callees_first(program)?.into_iter().filter(|n| program.functions.contains_key(n));
     let order: Vec<String> = order.chain(program.entries.keys().cloned()).collect();
+    // Taking values out of a graph does not change what those that call it are given, so it is found out once.
+    let mut weights = weights::find(program, &options.stored, options.numeric);
+    let mut derived = DerivedBySources::of(program);
     for name in order {
-        let mut weights = weights::find(program, &options.stored, options.numeric).remove(&name).unwrap_or_default();
+        let mut weights = weights.remove(&name).unwrap_or_default();
         // What reads a weight beside what is taken out keeps it: that is settled now.
         weights.settle();
         let in_graph = PassError::in_graph(&name);
@@ -39,7 +43,7 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
             let taken = find(graph, &weights).map_err(&in_graph)?;
             let mut graph = graph.clone();
             for value in taken {
-                from_entry(program, &mut graph, value).map_err(&in_graph)?;
+                from_entry(program, &mut derived, &mut graph, value).map_err(&in_graph)?;
             }
             graph.prune();
             program.entries.insert(name.clone(), graph);
@@ -51,22 +55,21 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
 /// The values to take out, in the order of the graph.
 fn find(graph: &Graph, weights: &GraphWeights) -> Result<Vec<Value>, GraphError> {
     let order = graph.topological()?;
-    let mut known: BTreeMap<NodeId, Known> = BTreeMap::new();
+    let mut known = vec![Known::Running; graph.petgraph().node_bound()];
     for &id in &order {
         let node = graph.node(id);
-        let operands: Vec<Known> =
-            graph.inputs(id).iter().map(|v| known.get(&v.node).copied().unwrap_or_default()).collect();
+        let operands: Vec<Known> = graph.inputs(id).iter().map(|v| known[v.node.index()]).collect();
         let here = match (node.op.class(), &node.types[..]) {
             (Class::Source, _) => weights.source(&node.op),
             (_, [ty]) => known_after(&node.op, &operands, ty, weights.allowed),
             _ => Known::Running,
         };
-        known.insert(id, here);
+        known[id.index()] = here;
     }
-    let is_made = |id: NodeId| known[&id].weight().is_some() && graph.node(id).op.class() != Class::Source;
+    let is_made = |id: NodeId| known[id.index()].weight().is_some() && graph.node(id).op.class() != Class::Source;
     let mut stack: Vec<NodeId> = Vec::new();
     for &id in order.iter().filter(|&&id| is_made(id)) {
-        let read = graph.users(id.into()).iter().any(|(user, _)| known[user].weight().is_none());
+        let read = graph.users(id.into()).iter().any(|(user, _)| known[user.index()].weight().is_none());
         if read || graph.results().iter().any(|(_, v)| v.node == id) {
             stack.push(id);
         }
@@ -140,8 +143,7 @@ fn from_function(graph: &Graph, taken: &[Value]) -> Result<(Graph, Vec<Argument>
     let names: BTreeSet<String> = graph.args().iter().filter_map(|&a| arg_name(graph, a)).collect();
     let mut fresh: BTreeMap<NodeId, Value> = BTreeMap::new();
     for &value in taken {
-        let of = sources(graph, value.node);
-        let parts: Vec<String> = of.into_iter().filter_map(|a| arg_name(graph, a)).collect();
+        let parts = names_of(graph, value.node);
         let used =
             |n: &str| names.contains(n) || fresh.keys().any(|&a| arg_name(&left, a).is_some_and(|known| known == n));
         let name = names::of(&parts, used);
@@ -215,14 +217,52 @@ fn call_with(graph: &mut Graph, function: &str, body: &Graph, arguments: &[Argum
     Ok(())
 }
 
+/// The names of derived parameters by those of the parameters that they are made of.
+struct DerivedBySources(HashMap<Vec<String>, Vec<String>>);
+
+impl DerivedBySources {
+    fn of(program: &Program) -> DerivedBySources {
+        let mut known = DerivedBySources(HashMap::new());
+        for (name, graph) in &program.derived {
+            let parts = graph.results().first().map(|(_, value)| names_of(graph, value.node));
+            known.made_of(&parts.unwrap_or_default()).push(name.clone());
+        }
+        known
+    }
+
+    fn made_of(&mut self, parts: &[String]) -> &mut Vec<String> {
+        let mut parts = parts.to_vec();
+        parts.sort_unstable();
+        self.0.entry(parts).or_default()
+    }
+}
+
+/// The names of what a value is made of.
+fn names_of(graph: &Graph, id: NodeId) -> Vec<String> {
+    sources(graph, id).into_iter().filter_map(|n| arg_name(graph, n)).collect()
+}
+
 /// Makes a value of an entry point a derived parameter; an equal one is it already.
-fn from_entry(program: &mut Program, graph: &mut Graph, value: Value) -> Result<(), GraphError> {
+fn from_entry(
+    program: &mut Program,
+    known: &mut DerivedBySources,
+    graph: &mut Graph,
+    value: Value,
+) -> Result<(), GraphError> {
     let mut derived = Graph::new();
     let result = copy(graph, value, &mut derived, &mut BTreeMap::new(), "")?;
     derived.add_result("value", result);
-    let parts: Vec<String> = sources(graph, value.node).into_iter().filter_map(|n| arg_name(graph, n)).collect();
-    let equal = program.derived.iter().find(|(_, known)| same(known, &derived)).map(|(name, _)| name.clone());
-    let name = equal.unwrap_or_else(|| names::of(&parts, |n| program.param_type(n).is_some()));
+    let parts = names_of(graph, value.node);
+    let alike = known.made_of(&parts);
+    let equal = alike.iter().find(|name| program.derived.get(*name).is_some_and(|known| same(known, &derived)));
+    let name = match equal {
+        Some(name) => name.clone(),
+        None => {
+            let name = names::of(&parts, |n| program.param_type(n).is_some());
+            alike.push(name.clone());
+            name
+        }
+    };
     let path = graph.node(value.node).path.to_string();
     let param = graph.add(Op::Param { name: name.clone(), ty: graph.ty(value).clone() }, &[], &path)?;
     graph.replace(value, param);
@@ -232,7 +272,8 @@ fn from_entry(program: &mut Program, graph: &mut Graph, value: Value) -> Result<
 
 /// Whether two graphs were built by the same steps.
 fn same(a: &Graph, b: &Graph) -> bool {
-    let steps =
-        |g: &Graph| -> Vec<_> { g.petgraph().node_indices().map(|n| (g.node(n).op.clone(), g.operands(n))).collect() };
-    a.results() == b.results() && steps(a) == steps(b)
+    let nodes = |g: &Graph| g.petgraph().node_indices().collect::<Vec<_>>();
+    let (of_a, of_b) = (nodes(a), nodes(b));
+    let alike = |(x, y): (&NodeId, &NodeId)| a.node(*x).op == b.node(*y).op && a.operands(*x) == b.operands(*y);
+    a.results() == b.results() && of_a.len() == of_b.len() && of_a.iter().zip(&of_b).all(alike)
 }

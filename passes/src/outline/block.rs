@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::{Class, Graph, NodeId, Op, Value};
 use petgraph::Direction;
-use petgraph::visit::NodeIndexable;
+use petgraph::visit::{EdgeRef, NodeIndexable};
 
 /// One occurrence of a block.
 pub(super) struct Instance {
@@ -21,10 +21,13 @@ pub(super) struct Repetition {
     /// The node whose value goes on to the next block.
     pub output: NodeId,
     /// The template's nodes; free ones may be missing.
-    inner: BTreeSet<NodeId>,
+    inner: NodeSet,
     /// From first to last, not necessarily one right after the other; the last is the template itself.
     pub instances: Vec<Instance>,
 }
+
+/// A block of fewer nodes is not worth a function.
+const LEAST_NODES: usize = 4;
 
 /// Made anew in each function rather than handed over: constants, what only repeats a value, and bits of the first stream,
 /// whose keys tell one use from another.
@@ -33,73 +36,79 @@ pub(super) fn is_free(op: &Op) -> bool {
         || matches!(op, Op::RandomBits { stream: 0, .. })
 }
 
-/// A set of a graph's nodes.
-pub(super) struct NodeSet(Vec<bool>);
+/// A set of a graph's nodes. Sets are made for every candidate, so they are plain tables.
+struct NodeSet {
+    members: Vec<NodeId>,
+    has: Vec<bool>,
+}
 
 impl NodeSet {
-    pub fn contains(&self, node: NodeId) -> bool {
-        self.0.get(node.index()).copied().unwrap_or(false)
+    fn of(graph: &Graph) -> NodeSet {
+        NodeSet { members: Vec::new(), has: vec![false; graph.petgraph().node_bound()] }
+    }
+
+    fn contains(&self, node: NodeId) -> bool {
+        self.has.get(node.index()).copied().unwrap_or(false)
+    }
+
+    /// Whether it was not there before.
+    fn insert(&mut self, node: NodeId) -> bool {
+        let new = self.has.get_mut(node.index()).is_some_and(|has| !std::mem::replace(has, true));
+        if new {
+            self.members.push(node);
+        }
+        new
     }
 }
 
-/// Everything reachable from `start` in a direction, itself included: as a set, and one after the other.
-fn reach(graph: &Graph, start: NodeId, direction: Direction) -> (NodeSet, Vec<NodeId>) {
-    let mut seen = NodeSet(vec![false; graph.petgraph().node_bound()]);
-    let mut found = Vec::new();
+/// Everything reachable from `start` in a direction by way of `within`, itself included.
+fn reach(graph: &Graph, start: NodeId, direction: Direction, within: impl Fn(NodeId) -> bool) -> NodeSet {
+    let mut seen = NodeSet::of(graph);
     let mut stack = vec![start];
     while let Some(n) = stack.pop() {
-        if let Some(seen) = seen.0.get_mut(n.index()).filter(|seen| !**seen) {
-            *seen = true;
-            found.push(n);
-            stack.extend(graph.petgraph().neighbors_directed(n, direction));
+        if seen.insert(n) {
+            stack.extend(graph.petgraph().neighbors_directed(n, direction).filter(|&n| within(n)));
         }
     }
-    (seen, found)
-}
-
-/// All that a node depends on, itself included.
-pub(super) fn above(graph: &Graph, node: NodeId) -> NodeSet {
-    reach(graph, node, Direction::Incoming).0
+    seen
 }
 
 impl Repetition {
     /// The block from `input` to `output` with all its repetitions that end in one of `ends`, the last of which is
-    /// `output`; `None` when it is no block. `above` is all that `output` depends on.
-    pub fn between(
-        graph: &Graph,
-        input: NodeId,
-        output: NodeId,
-        above: &NodeSet,
-        ends: &[NodeId],
-    ) -> Option<Repetition> {
-        if !above.contains(input) {
+    /// `output`; `None` when it is no block.
+    pub fn between(graph: &Graph, input: NodeId, output: NodeId, ends: &[NodeId]) -> Option<Repetition> {
+        let below = reach(graph, input, Direction::Outgoing, |_| true);
+        if !below.contains(output) {
             return None;
         }
-        let (below, all_below) = reach(graph, input, Direction::Outgoing);
-        let mut inner: BTreeSet<NodeId> = all_below.into_iter().filter(|&n| n != input && above.contains(n)).collect();
+        // What lies between two nodes is reached from the second by way of what depends on the first.
+        let mut inner = reach(graph, output, Direction::Incoming, |n| n != input && below.contains(n));
         // What only the block uses belongs to it, such as a cast of one of its weights.
-        let mut stack: Vec<NodeId> = inner.iter().copied().collect();
+        let mut stack: Vec<NodeId> = inner.members.clone();
         while let Some(user) = stack.pop() {
             for n in graph.petgraph().neighbors_directed(user, Direction::Incoming) {
-                let only_inside = !inner.contains(&n)
+                let only_inside = !inner.contains(n)
                     && !below.contains(n)
                     && graph.node(n).op.class() != Class::Source
                     && !matches!(graph.node(n).op, Op::StateRead { .. })
                     && !graph.results().iter().any(|(_, v)| v.node == n)
-                    && graph.petgraph().neighbors_directed(n, Direction::Outgoing).all(|m| inner.contains(&m));
-                if only_inside {
-                    inner.insert(n);
+                    && graph.petgraph().neighbors_directed(n, Direction::Outgoing).all(|m| inner.contains(m));
+                if only_inside && inner.insert(n) {
                     stack.push(n);
                 }
             }
         }
-        if inner
-            .iter()
-            .any(|&n| graph.node(n).op.class() == Class::Control && !matches!(graph.node(n).op, Op::Call { .. }))
-        {
+        let control = |n: &NodeId| match &graph.node(*n).op {
+            Op::Call { .. } => false,
+            op => op.class() == Class::Control,
+        };
+        if inner.members.iter().any(control) {
             return None;
         }
         let mut repetition = Repetition { carried: input.into(), output, inner, instances: Vec::new() };
+        if repetition.compute_nodes(graph) < LEAST_NODES {
+            return None;
+        }
         repetition.find(graph, ends);
         Some(repetition)
     }
@@ -107,63 +116,88 @@ impl Repetition {
     /// Finds the block again wherever it ends in one of `ends`, the last of which is its output.
     pub fn find(&mut self, graph: &Graph, ends: &[NodeId]) {
         self.instances.clear();
-        let mut taken: BTreeSet<NodeId> = BTreeSet::new();
+        let mut taken = NodeSet::of(graph);
+        let mut paired = vec![None; graph.petgraph().node_bound()];
         for &end in ends.iter().rev() {
-            let Some(instance) = self.occurrence(graph, self.output, end) else { continue };
-            let nodes: Vec<NodeId> =
-                instance.nodes.values().copied().filter(|&n| !is_free(&graph.node(n).op)).collect();
-            if nodes.iter().all(|n| !taken.contains(n)) {
-                taken.extend(nodes);
+            if taken.contains(end) {
+                continue;
+            }
+            let Some(instance) = self.occurrence(graph, end, &mut paired) else { continue };
+            let nodes = || instance.nodes.values().copied().filter(|&n| !is_free(&graph.node(n).op));
+            if nodes().all(|n| !taken.contains(n)) {
+                for n in nodes() {
+                    taken.insert(n);
+                }
                 self.instances.push(instance);
             }
         }
         self.instances.reverse();
     }
 
-    /// The occurrence of the block that ends in `end`.
-    fn occurrence(&self, graph: &Graph, output: NodeId, end: NodeId) -> Option<Instance> {
-        let mut found = Instance { nodes: BTreeMap::new(), inputs: BTreeMap::new() };
-        let mut stack = vec![(output, end)];
+    /// The occurrence of the block that ends in `end`. `paired` is a table with `None` for every node, and is left so.
+    fn occurrence(&self, graph: &Graph, end: NodeId, paired: &mut [Option<NodeId>]) -> Option<Instance> {
+        let (mut nodes, mut inputs) = (Vec::new(), BTreeMap::new());
+        let found = self.walk(graph, end, paired, &mut nodes, &mut inputs);
+        for (node, _) in &nodes {
+            if let Some(entry) = paired.get_mut(node.index()) {
+                *entry = None;
+            }
+        }
+        found.then(|| Instance { nodes: nodes.into_iter().collect(), inputs })
+    }
+
+    /// Walks template and occurrence side by side; whether they are alike.
+    fn walk(
+        &self,
+        graph: &Graph,
+        end: NodeId,
+        paired: &mut [Option<NodeId>],
+        nodes: &mut Vec<(NodeId, NodeId)>,
+        inputs: &mut BTreeMap<Value, Value>,
+    ) -> bool {
+        let mut stack = vec![(self.output, end)];
         while let Some((a, b)) = stack.pop() {
-            match found.nodes.get(&a) {
-                Some(&before) if before == b => continue,
-                Some(_) => return None,
-                None => found.nodes.insert(a, b),
-            };
+            let Some(pair) = paired.get_mut(a.index()) else { return false };
+            match *pair {
+                Some(before) if before == b => continue,
+                Some(_) => return false,
+                None => *pair = Some(b),
+            }
+            nodes.push((a, b));
             let (at, bt) = (graph.node(a), graph.node(b));
             if at.op != bt.op || at.types != bt.types {
-                return None;
+                return false;
             }
             let (ai, bi) = (graph.operands(a), graph.operands(b));
             if ai.len() != bi.len() {
-                return None;
+                return false;
             }
             for pair in ai.into_iter().zip(bi) {
                 let (va, vb) = match pair {
                     (None, None) => continue,
                     (Some(va), Some(vb)) => (va, vb),
-                    _ => return None,
+                    _ => return false,
                 };
-                if self.inner.contains(&va.node) || is_free(&graph.node(va.node).op) {
+                if self.inner.contains(va.node) || is_free(&graph.node(va.node).op) {
                     if va.result != vb.result {
-                        return None;
+                        return false;
                     }
                     stack.push((va.node, vb.node));
                 } else {
                     let param = |v: Value| matches!(graph.node(v.node).op, Op::Param { .. });
                     let fits = graph.ty(va) == graph.ty(vb) && param(va) == param(vb);
-                    if !fits || *found.inputs.entry(va).or_insert(vb) != vb {
-                        return None;
+                    if !fits || *inputs.entry(va).or_insert(vb) != vb {
+                        return false;
                     }
                 }
             }
         }
-        Some(found)
+        true
     }
 
     /// The nodes of the template that compute.
     fn computing(&self, graph: &Graph) -> impl Iterator<Item = NodeId> {
-        self.inner.iter().copied().filter(|&n| !is_free(&graph.node(n).op))
+        self.inner.members.iter().copied().filter(|&n| !is_free(&graph.node(n).op))
     }
 
     /// How many nodes of the template compute and are in no function yet.
@@ -187,17 +221,22 @@ impl Repetition {
     /// The template's values that any occurrence is asked for from outside; the one that is handed on comes first.
     pub fn outputs(&self, graph: &Graph) -> Vec<Value> {
         let mut outputs = BTreeSet::new();
-        for instance in &self.instances {
-            let here: BTreeSet<NodeId> = instance.nodes.values().copied().collect();
+        let results: BTreeSet<Value> = graph.results().iter().map(|(_, v)| *v).collect();
+        // The occurrence that each node is part of; free ones may be of several and are not asked.
+        let mut part = vec![usize::MAX; graph.petgraph().node_bound()];
+        for (i, instance) in self.instances.iter().enumerate() {
+            for b in instance.nodes.values() {
+                part[b.index()] = i;
+            }
+        }
+        for (i, instance) in self.instances.iter().enumerate() {
             for (&a, &b) in instance.nodes.iter().filter(|(a, _)| !is_free(&graph.node(**a).op)) {
-                for result in 0..graph.node(b).types.len() as u32 {
-                    let value = Value { node: b, result };
-                    let asked = graph.users(value).iter().any(|(user, _)| !here.contains(user))
-                        || graph.results().iter().any(|(_, v)| *v == value);
-                    if asked {
-                        outputs.insert(Value { node: a, result });
-                    }
-                }
+                let asked = graph.petgraph().edges_directed(b, Direction::Outgoing);
+                let asked = asked.filter(|e| part[e.target().index()] != i).map(|e| e.weight().result);
+                outputs.extend(asked.map(|result| Value { node: a, result }));
+                let results = (0..graph.node(b).types.len() as u32)
+                    .filter(|&result| results.contains(&Value { node: b, result }));
+                outputs.extend(results.map(|result| Value { node: a, result }));
             }
         }
         outputs.remove(&self.output.into());

@@ -14,15 +14,13 @@ mod conditions;
 mod extract;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::{Discriminant, discriminant};
 
 use lith_ir::{Class, Graph, NodeId, Op};
 
 use crate::{Compiled, PassError};
 use block::{Instance, Repetition};
-
-/// A block of fewer nodes is not worth a function.
-const LEAST_NODES: usize = 4;
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     let program = &mut compiled.program;
@@ -45,8 +43,8 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
 }
 
 /// How many nodes like its output, counted backwards from it, a block is first looked for at. Where a block is found
-/// among so many, it is one of the whole graph, however deep that is.
-const RECENT: usize = 16;
+/// among so few, it is one of the whole graph, however deep that is; where none is, all are looked at.
+const RECENT: usize = 6;
 
 /// How many nodes like its output, counted backwards from it, may be the input of a block: a layer has some of a kind.
 const INPUTS: usize = 4;
@@ -64,7 +62,8 @@ fn best(name: &str, graph: &Graph) -> Result<Option<Repetition>, PassError> {
 fn best_of(name: &str, graph: &Graph, recent: usize) -> Result<Option<Repetition>, PassError> {
     let order = graph.topological().map_err(PassError::in_graph(name))?;
     // Possible outputs of blocks: nodes that look alike, in order. The last of them ends the template.
-    let mut alike: BTreeMap<String, Vec<NodeId>> = BTreeMap::new();
+    let mut alike: Vec<Vec<NodeId>> = Vec::new();
+    let mut looks: HashMap<(String, Discriminant<Op>), Vec<usize>> = HashMap::new();
     let mut last_call = None;
     let mut calls: BTreeMap<NodeId, NodeId> = BTreeMap::new();
     for &n in &order {
@@ -76,8 +75,18 @@ fn best_of(name: &str, graph: &Graph, recent: usize) -> Result<Option<Repetition
             continue;
         }
         calls.extend(last_call.map(|call| (n, call)));
-        let look = format!("{} {:?} {:?}", without_numbers(&node.path), node.op, node.types);
-        alike.entry(look).or_default().push(n);
+        let looks = looks.entry((without_numbers(&node.path), discriminant(&node.op))).or_default();
+        let same = |&&group: &&usize| {
+            let first = alike[group].first().map(|&first| graph.node(first));
+            first.is_some_and(|first| first.op == node.op && first.types == node.types)
+        };
+        match looks.iter().find(same) {
+            Some(&group) => alike[group].push(n),
+            None => {
+                looks.push(alike.len());
+                alike.push(vec![n]);
+            }
+        }
     }
     let layers = Layers::of(graph);
     let position: BTreeMap<NodeId, usize> = order.iter().enumerate().map(|(i, &n)| (n, i)).collect();
@@ -85,21 +94,23 @@ fn best_of(name: &str, graph: &Graph, recent: usize) -> Result<Option<Repetition
         let nodes = r.compute_nodes(graph);
         let outputs = Reverse(r.outputs(graph).len());
         let inputs = Reverse(r.computed_inputs(graph));
-        (Reverse(layers.cut(r)), nodes * (r.instances.len() - 1), outputs, inputs, position.get(&r.output).copied())
+        (nodes * (r.instances.len() - 1), outputs, inputs, position.get(&r.output).copied())
     };
     let mut candidates = Vec::new();
-    for ends in alike.values() {
+    for ends in &alike {
         let Some((&output, earlier)) = ends.split_last().filter(|(_, earlier)| !earlier.is_empty()) else { continue };
-        let above = block::above(graph, output);
         // A layer may follow one of another kind, which is a call already.
         let call = calls.get(&output).filter(|&&c| graph.node(c).types.first() == graph.node(output).types.first());
         for &input in earlier.iter().rev().take(INPUTS).chain(call) {
             let last = &ends[ends.len().saturating_sub(recent)..];
-            candidates.extend(Repetition::between(graph, input, output, &above, last).map(|r| (r, ends)));
+            candidates.extend(Repetition::between(graph, input, output, last).map(|r| (r, ends)));
         }
     }
-    candidates.retain(|(r, _)| r.instances.len() > 1 && r.compute_nodes(graph) >= LEAST_NODES);
-    Ok(candidates.into_iter().max_by_key(|(r, _)| score(r)).map(|(mut found, ends)| {
+    candidates.retain(|(r, _)| r.instances.len() > 1);
+    let cuts: Vec<(usize, usize)> = candidates.iter().map(|(r, _)| layers.cut(r)).collect();
+    let least = cuts.iter().min().copied();
+    let whole = candidates.into_iter().zip(cuts).filter(|(_, cut)| Some(*cut) == least).map(|(c, _)| c);
+    Ok(whole.max_by_key(|(r, _)| score(r)).map(|(mut found, ends)| {
         found.find(graph, ends);
         found
     }))

@@ -9,6 +9,7 @@ use lith_ir::{Graph, NodeId, Op, Program, Value};
 
 use super::cost::{CACHED_KEYS, Costs, Load, PACKED_SHARE, PRODUCT_SHARE, weight};
 use super::profile::DeviceProfile;
+use super::thin::without_repeats;
 use crate::reads::{Stored, operands};
 use crate::{Compiled, Options, PassError, Stage};
 
@@ -39,11 +40,16 @@ impl PlanCost {
 /// # Errors
 /// When the program has no kernels.
 pub fn plan_costs(program: &Program, options: &Options) -> Result<BTreeMap<String, PlanCost>, PassError> {
-    let mut compiled = Compiled { program: program.clone(), ..Compiled::default() };
+    let (program, left_out) = without_repeats(program, &options.stored).map_err(PassError::in_graph(&program.name))?;
+    let mut compiled = Compiled { program, ..Compiled::default() };
     for stage in Stage::ALL.iter().filter(|s| (Stage::Saturate..=Stage::Fuse).contains(s)).skip(1) {
         stage.run(&mut compiled, options)?;
     }
-    costs_of(&compiled, &options.device)
+    let mut costs = costs_of(&compiled, &options.device)?;
+    for (name, calls) in left_out {
+        costs.entry(name).or_default().kernels += calls;
+    }
+    Ok(costs)
 }
 
 /// What every graph of a program with a plan costs on a device, by name.

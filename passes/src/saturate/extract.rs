@@ -31,31 +31,55 @@ pub fn reachable(classes: &Classes, roots: &[Id], choice: &Choice) -> BTreeSet<I
     seen
 }
 
+/// How far a walk has come with a class.
+#[derive(Clone, Copy, Default)]
+enum State {
+    #[default]
+    New,
+    Begun,
+    Done,
+}
+
+/// The states of all classes, which are numbered without large gaps.
+#[derive(Default)]
+struct States(Vec<State>);
+
+impl States {
+    fn of(&mut self, id: Id) -> &mut State {
+        let index = usize::from(id);
+        if self.0.len() <= index {
+            self.0.resize(index + 1, State::New);
+        }
+        &mut self.0[index]
+    }
+}
+
 /// The cost of a choice; `None` when it has a cycle or a class without a node.
 pub fn total(classes: &Classes, roots: &[Id], choice: &Choice, cost: &dyn Fn(Id, &Node) -> f64) -> Option<f64> {
     // Depth first; a class that is met while it is being worked on is part of a cycle.
-    let mut done: BTreeMap<Id, bool> = BTreeMap::new();
+    let mut done = States::default();
     let mut stack: Vec<(Id, bool)> = roots.iter().rev().map(|&r| (classes.find(r), false)).collect();
     let mut sum = 0.0;
     while let Some((id, finished)) = stack.pop() {
-        if finished {
-            done.insert(id, true);
-            continue;
+        let state = done.of(id);
+        match state {
+            _ if finished => {
+                *state = State::Done;
+                continue;
+            }
+            State::Done => continue,
+            State::Begun => return None,
+            State::New => *state = State::Begun,
         }
-        match done.get(&id) {
-            Some(true) => continue,
-            Some(false) => return None,
-            None => done.insert(id, false),
-        };
         let node = choice.get(&id)?;
         sum += cost(id, node);
         stack.push((id, true));
         for &child in node.children().iter().rev() {
             let child = classes.find(child);
-            match done.get(&child) {
-                Some(true) => {}
-                Some(false) => return None,
-                None => stack.push((child, false)),
+            match done.of(child) {
+                State::Done => {}
+                State::Begun => return None,
+                State::New => stack.push((child, false)),
             }
         }
     }
@@ -108,7 +132,11 @@ fn greedy(classes: &Classes, cost: &dyn Fn(Id, &Node) -> f64) -> Choice {
             if best.get(&id).is_some_and(|b| own + most >= b.1) {
                 continue;
             }
-            let mut needs = BTreeMap::from([(id, own)]);
+            // What is free and needs nothing is part of no cycle and adds nothing, such as parameters.
+            let mut needs = BTreeMap::new();
+            if own > 0.0 || !children.is_empty() {
+                needs.insert(id, own);
+            }
             for c in &children {
                 if let Some(b) = best.get(c) {
                     needs.extend(b.0.iter().map(|(k, v)| (*k, *v)));

@@ -22,6 +22,7 @@ pub mod rules;
 pub mod sample;
 mod siblings;
 mod stage;
+mod thin;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;

@@ -5,9 +5,11 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use lith::compile::{CompileOptions, prepare};
+use lith::compile::{Compilation, CompileOptions, prepare};
 use lith::model::{Model, ModelOptions};
 use lith_ir::DType;
+use lith_passes::saturate::DeviceProfile;
+use lith_passes::saturate::estimate::costs_of;
 use support::*;
 
 /// A BERT of this depth with the fixture's weights: layers beyond the second repeat it.
@@ -47,26 +49,51 @@ fn deep(layers: usize, folder: &Path) {
     fs::write(model.join("model.safetensors"), file).unwrap();
 }
 
-fn code_sizes(model: &Path) -> (usize, Vec<(String, u64)>) {
+fn compiled(model: &Path) -> Compilation {
     let model = Model::open(&model.to_string_lossy(), &ModelOptions::default()).unwrap();
-    let module = prepare(model, &CompileOptions::new("float32", "native").unwrap(), None).unwrap().module().unwrap();
+    prepare(model, &CompileOptions::new("float32", "native").unwrap(), None).unwrap()
+}
+
+fn code_sizes(compilation: &Compilation) -> (usize, Vec<(String, u64)>) {
+    let module = compilation.module().unwrap();
     (module.text.len(), module.manifest.code.iter().map(|c| (c.name.clone(), c.bytes)).collect())
 }
 
-/// Layers are one function, called in a loop: 48 of them have the code of 6.
+/// Layers are one function, called in a loop: 48 of them have the code of 6, and what the compiler does beyond reading and
+/// naming their weights is no more work: the same kernels are estimated and compiled, the layer is saturated once, and of the
+/// graph that calls it rules see nothing but the calls. What is estimated of few calls is what all of them cost.
 #[test]
 fn code_does_not_grow_with_depth() {
     let folder = tempfile::tempdir().unwrap();
     for layers in [6, 48] {
         deep(layers, folder.path());
     }
-    let (six, six_parts) = code_sizes(&folder.path().join("bert-6"));
-    let (many, many_parts) = code_sizes(&folder.path().join("bert-48"));
+    let [of_six, of_many] = [6, 48].map(|layers| compiled(&folder.path().join(format!("bert-{layers}"))));
+    let (six, six_parts) = code_sizes(&of_six);
+    let (many, many_parts) = code_sizes(&of_many);
     // Kernels are numbered in execution order, in which the calls count too.
     let unnumbered = |(name, bytes): &(String, u64)| (name.replace(|c: char| c.is_ascii_digit(), ""), *bytes);
     let parts = |all: &[(String, u64)]| all.iter().map(unnumbered).collect::<Vec<_>>();
     assert_eq!(parts(&six_parts), parts(&many_parts));
     assert_eq!(six, many);
+
+    let [a, b] = [&of_six, &of_many].map(|c| &c.compiled.saturation);
+    assert!(a.estimated_kernels > 0);
+    assert_eq!(a.estimated_kernels, b.estimated_kernels);
+    assert_eq!(a.graphs.len(), b.graphs.len());
+    for (few, many) in a.graphs.iter().zip(&b.graphs) {
+        let entry = of_six.compiled.program.entries.contains_key(&few.graph);
+        let calls = if entry { 48 - 6 } else { 0 };
+        // A call, its weights and what it results in, each one e-node.
+        assert!(many.nodes - few.nodes <= calls * 20, "{few:?} {many:?}");
+        assert_eq!(few.iterations, many.iterations, "{}", few.graph);
+        assert_eq!(many.kernels_after - few.kernels_after, calls, "{}", few.graph);
+        let [a, b] = [&of_six, &of_many].map(|c| costs_of(&c.compiled, &DeviceProfile::default(), &c.storage.storage));
+        let costs = [&a.unwrap()[&few.graph], &b.unwrap()[&few.graph]].map(|cost| cost.typical_us());
+        for (report, cost) in [few, many].into_iter().zip(costs) {
+            assert!((report.cost_after_us - cost).abs() <= cost * 1e-9, "{report:?} {cost}");
+        }
+    }
 }
 
 /// The same directory compiled twice gives the same bytes.

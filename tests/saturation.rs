@@ -26,8 +26,9 @@ fn check(folder: &Path, padded: bool, numeric: Numeric) -> (f64, f64) {
     let options = CompileOptions { numeric, ..CompileOptions::new("float32", "native").unwrap() };
     let [without, with] = [false, true].map(|saturate| {
         let options = CompileOptions { saturate, ..options.clone() };
-        let compiled = prepare(open(folder, padded), &options, None).unwrap_or_else(|e| panic!("{e}")).compiled;
-        let costs = costs_of(&compiled, &options.device).unwrap();
+        let compilation = prepare(open(folder, padded), &options, None).unwrap_or_else(|e| panic!("{e}"));
+        let compiled = compilation.compiled;
+        let costs = costs_of(&compiled, &options.device, &compilation.storage.storage).unwrap();
         assert_eq!(compiled.saturation.graphs.is_empty(), !saturate);
         for report in &compiled.saturation.graphs {
             let found = costs[&report.graph].typical_us();

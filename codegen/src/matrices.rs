@@ -74,7 +74,7 @@ fn computed<'a>(
                 Binary::Sub => a.pairs(&b, |x, y| x - y),
                 Binary::Mul => a.pairs(&b, |x, y| x * y),
                 Binary::Div => a.pairs(&b, |x, y| x / y),
-                Binary::Rem | Binary::Pow | Binary::Max | Binary::Min | Binary::And | Binary::Or | Binary::Xor => None,
+                _ => None,
             }
         }
         Op::Reduce { f: Reduction::Sum, axes, .. } => {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use lith_ir::quant::Storage;
 use lith_ir::{Binary, Class, Graph, Op, Program, Type, Unary, Value};
 
+use crate::quantize::bits_per_weight;
 use crate::saturate::Numeric;
 
 /// A value that is known when weights are packed.
@@ -138,16 +139,67 @@ fn calls(program: &Program) -> Calls<'_> {
     calls
 }
 
+/// How many bytes an element of each matrix of weights takes as it is stored, where that is not what its type says.
+#[derive(Clone, Debug, Default)]
+pub struct ElementBytes {
+    params: HashMap<String, f64>,
+    /// By function and argument: of the widest that any call gives.
+    args: HashMap<(String, usize), f64>,
+}
+
+impl ElementBytes {
+    /// Those of a program; `stored` as for [`find`].
+    pub fn of(program: &Program, stored: &BTreeMap<String, Storage>) -> ElementBytes {
+        let mut found = ElementBytes::default();
+        if stored.is_empty() {
+            return found;
+        }
+        let mut bytes_of = |name: &str, storages: &[Option<&Storage>]| {
+            let ty = program.param_type(name).filter(|ty| ty.rank() >= 2);
+            let columns = ty.and_then(|ty| usize::try_from(ty.shape.last()?.as_const()?).ok());
+            // What is made of parameters that are stored in several ways is stored as its type says.
+            let alike = storages.windows(2).all(|w| w[0] == w[1]);
+            let bytes = match storages.first().copied().flatten().filter(|_| alike).zip(columns) {
+                Some((Storage::Float(dtype), _)) => dtype.size() as f64,
+                Some((Storage::Quantized(scheme), columns)) => bits_per_weight(scheme, columns) / 8.0,
+                None => return,
+            };
+            found.params.insert(name.into(), bytes);
+        };
+        for name in program.params.keys() {
+            bytes_of(name, &[stored.get(name)]);
+        }
+        for (name, graph) in &program.derived {
+            let sources = graph.petgraph().node_weights().filter_map(|node| match &node.op {
+                Op::Param { name, .. } => Some(stored.get(name)),
+                _ => None,
+            });
+            bytes_of(name, &sources.collect::<Vec<_>>());
+        }
+        for ((function, index), params) in leaves(program) {
+            let all: Option<Vec<f64>> =
+                params.unwrap_or_default().into_iter().map(|p| found.params.get(p).copied()).collect();
+            if let Some(widest) = all.and_then(|all| all.into_iter().reduce(f64::max)) {
+                found.args.insert((function.into(), index), widest);
+            }
+        }
+        found
+    }
+
+    /// Of the matrix that a source of graph `name` brings.
+    pub fn of_weight(&self, name: &str, op: &Op) -> Option<f64> {
+        match op {
+            Op::Param { name, .. } => self.params.get(name).copied(),
+            Op::Arg { index, .. } if !self.args.is_empty() => self.args.get(&(name.to_string(), *index)).copied(),
+            _ => None,
+        }
+    }
+}
+
 /// The weights of every graph of a program, by name. `stored` has the parameters that are not stored as plain floats of the
 /// type that is the default.
 pub fn find(program: &Program, stored: &BTreeMap<String, Storage>, allowed: Numeric) -> BTreeMap<String, GraphWeights> {
-    let calls = calls(program);
-    let mut leaves = Leaves::new();
-    for (name, graph) in &program.functions {
-        for index in 0..graph.args().len() {
-            leaves_of(name, index, &calls, &mut leaves);
-        }
-    }
+    let leaves = leaves(program);
     // Who reads each parameter, calls aside: the first, and whether there are others. Only matrices count.
     type Reader<'p> = (&'p str, lith_ir::NodeId, usize);
     let mut readers: HashMap<&str, (Reader<'_>, bool)> = HashMap::new();
@@ -208,6 +260,17 @@ fn is_matrix(graph: &Graph, node: lith_ir::NodeId) -> bool {
 /// For each argument of a function the parameters that it is, call by call; `None` for one that is something else at some
 /// call.
 type Leaves<'p> = BTreeMap<(&'p str, usize), Option<Vec<&'p str>>>;
+
+fn leaves(program: &Program) -> Leaves<'_> {
+    let calls = calls(program);
+    let mut leaves = Leaves::new();
+    for (name, graph) in &program.functions {
+        for index in 0..graph.args().len() {
+            leaves_of(name, index, &calls, &mut leaves);
+        }
+    }
+    leaves
+}
 
 /// The parameters that a source of graph `name` is.
 fn params_of<'l, 'p: 'l>(name: &'p str, op: &'p Op, leaves: &'l Leaves<'p>) -> Option<Cow<'l, [&'p str]>> {

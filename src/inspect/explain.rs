@@ -100,7 +100,8 @@ mod tests {
             iterations: 1,
             stopped: "saturated".into(),
         };
-        let report = Report { graphs: vec![costs], rewrites: vec![rewrite("pooler.dense"), rewrite("pooler.dense_2")] };
+        let rewrites = vec![rewrite("pooler.dense"), rewrite("pooler.dense_2")];
+        let report = Report { graphs: vec![costs], rewrites, ..Report::default() };
         let text = explain(&program, &report, "pooler.dense").unwrap();
         assert!(text.contains("neg-neg at `pooler.dense`, exact") && text.contains("-(-x) = x"), "{text}");
         assert!(!text.contains("dense_2"), "{text}");

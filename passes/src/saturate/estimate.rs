@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::plan::{GraphPlan, Kernel, KernelKind};
+use lith_ir::quant::Storage;
 use lith_ir::{Graph, NodeId, Op, Program, Value};
 
 use super::cost::{CACHED_KEYS, Costs, Load, PACKED_SHARE, PRODUCT_SHARE, weight};
 use super::profile::DeviceProfile;
 use super::thin::without_repeats;
 use crate::reads::{Stored, operands};
+use crate::weights::ElementBytes;
 use crate::{Compiled, Options, PassError, Stage};
 
 /// What one run of a graph costs, what it calls aside.
@@ -35,33 +37,44 @@ impl PlanCost {
     }
 }
 
-/// What every graph of a program costs when it goes through the stages from saturation to fusion, by name.
+/// What every graph of a program costs when it goes through the stages from saturation to fusion, by name; and how many
+/// kernels were looked at to find out.
 ///
 /// # Errors
 /// When the program has no kernels.
-pub fn plan_costs(program: &Program, options: &Options) -> Result<BTreeMap<String, PlanCost>, PassError> {
+pub(super) fn plan_costs(
+    program: &Program,
+    options: &Options,
+) -> Result<(BTreeMap<String, PlanCost>, usize), PassError> {
     let (program, left_out) = without_repeats(program, &options.stored).map_err(PassError::in_graph(&program.name))?;
     let mut compiled = Compiled { program, ..Compiled::default() };
     for stage in Stage::ALL.iter().filter(|s| (Stage::Saturate..=Stage::Fuse).contains(s)).skip(1) {
         stage.run(&mut compiled, options)?;
     }
-    let mut costs = costs_of(&compiled, &options.device)?;
+    let mut costs = costs_of(&compiled, &options.device, &options.stored)?;
+    let estimated = costs.values().map(|cost| cost.kernels).sum();
     for (name, calls) in left_out {
         costs.entry(name).or_default().kernels += calls;
     }
-    Ok(costs)
+    Ok((costs, estimated))
 }
 
-/// What every graph of a program with a plan costs on a device, by name.
+/// What every graph of a program with a plan costs on a device, by name. `stored` is as in [`Options::stored`].
 ///
 /// # Errors
 /// When a graph has no plan.
-pub fn costs_of(compiled: &Compiled, device: &DeviceProfile) -> Result<BTreeMap<String, PlanCost>, PassError> {
+pub fn costs_of(
+    compiled: &Compiled,
+    device: &DeviceProfile,
+    stored: &BTreeMap<String, Storage>,
+) -> Result<BTreeMap<String, PlanCost>, PassError> {
     let loads = Load::ALL.map(|load| Costs::at(device, &compiled.program.symbols, load));
+    let element_bytes = ElementBytes::of(&compiled.program, stored);
     let cost = |(name, graph): (&str, &Graph)| {
         let plan = compiled.plan.graphs.get(name);
         let plan = plan.ok_or_else(|| PassError::broken(name, "no plan"))?;
-        let us = std::array::from_fn(|i| graph_us(&loads[i], graph, plan));
+        let weight = |op: &Op| element_bytes.of_weight(name, op);
+        let us = std::array::from_fn(|i| graph_us(&loads[i], graph, plan, &weight));
         Ok((name.to_string(), PlanCost { kernels: plan.kernels.len(), us }))
     };
     compiled.program.graphs().map(cost).collect()
@@ -87,17 +100,20 @@ pub fn runs(program: &Program) -> BTreeMap<String, usize> {
 }
 
 /// Microseconds of one run of a graph by its plan, what it calls aside.
-fn graph_us(costs: &Costs<'_>, graph: &Graph, plan: &GraphPlan) -> f64 {
+fn graph_us(costs: &Costs<'_>, graph: &Graph, plan: &GraphPlan, weight: Weights<'_>) -> f64 {
     let stored = Stored::new(graph, &plan.kernels);
-    plan.kernels.iter().map(|kernel| kernel_us(costs, graph, &stored, kernel)).sum()
+    plan.kernels.iter().map(|kernel| kernel_us(costs, graph, &stored, weight, kernel)).sum()
 }
 
-fn kernel_us(costs: &Costs<'_>, graph: &Graph, stored: &Stored<'_>, kernel: &Kernel) -> f64 {
+/// Bytes of an element of the matrix that a source brings, where that is not its type's.
+type Weights<'a> = &'a dyn Fn(&Op) -> Option<f64>;
+
+fn kernel_us(costs: &Costs<'_>, graph: &Graph, stored: &Stored<'_>, weight: Weights<'_>, kernel: &Kernel) -> f64 {
     if let KernelKind::Call { .. } = kernel.kind {
         return 0.0;
     }
     let compute: f64 = kernel.nodes.iter().map(|&n| compute_us(costs, graph, n)).sum();
-    let bytes = read_bytes(costs, graph, stored, kernel) + written_bytes(costs, graph, kernel);
+    let bytes = read_bytes(costs, graph, stored, weight, kernel) + written_bytes(costs, graph, kernel);
     compute.max(costs.seconds_us(bytes, costs.profile.bytes_per_second)) + costs.profile.launch_us
 }
 
@@ -132,24 +148,23 @@ fn compute_us(costs: &Costs<'_>, graph: &Graph, node: NodeId) -> f64 {
 }
 
 /// Bytes that a kernel reads from memory, each once.
-fn read_bytes(costs: &Costs<'_>, graph: &Graph, stored: &Stored<'_>, kernel: &Kernel) -> f64 {
+fn read_bytes(costs: &Costs<'_>, graph: &Graph, stored: &Stored<'_>, weight: Weights<'_>, kernel: &Kernel) -> f64 {
     let inside: BTreeSet<NodeId> = kernel.nodes.iter().copied().collect();
     let mut read: BTreeMap<Value, f64> = BTreeMap::new();
     for value in operands(graph, kernel) {
         let all = costs.bytes(graph.ty(value));
         let users = graph.users(value).into_iter().filter(|(user, _)| inside.contains(user));
         let bytes: f64 = users.map(|(user, operand)| part_read(costs, graph, user, operand).unwrap_or(all)).sum();
-        // Two shapes of the same bytes are read once.
-        let mut bytes_of = value;
-        while let (false, Op::Reshape { .. }, Some(x)) =
-            (stored.producer.contains_key(&bytes_of), &graph.node(bytes_of.node).op, graph.operand(bytes_of.node, 0))
-        {
-            bytes_of = x;
-        }
-        let known = read.entry(bytes_of).or_default();
-        *known = known.max(bytes.min(all));
+        // Two shapes of the same bytes are read once, two parts of them are two.
+        let root = stored.root(value);
+        let known = read.entry(root).or_default();
+        *known = (*known + bytes.min(all)).min(costs.bytes(graph.ty(root)));
     }
-    read.values().sum()
+    let as_stored = |(root, bytes): (Value, f64)| match weight(&graph.node(root.node).op) {
+        Some(element) => bytes / graph.ty(root).dtype.size() as f64 * element,
+        None => bytes,
+    };
+    read.into_iter().map(as_stored).sum()
 }
 
 /// Bytes of an operand that a node reads, where that is not the whole.

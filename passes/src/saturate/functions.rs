@@ -397,24 +397,10 @@ const FUNCTIONS: &[(&str, Function)] = &[
         let packed = k.len() == 2 && g[0].as_const() == Some(1);
         holds(fits && (padded || packed) && g[3..] == k[k.len() - 2..])
     }),
-    // `[b, s, ..]` as `[b * s, ..]`.
-    ("rows3", |a| {
-        let d = dims(a, 0)?;
-        shape((d.len() == 3).then(|| vec![d[0].clone() * d[1].clone(), d[2].clone()])?)
-    }),
     // `p [sequences, tokens]` and `cube [sequences, tokens, h]` of `x [tokens, h]` with its offsets.
     ("pools", |a| {
         let (x, offsets, p, cube) = (dims(a, 0)?, dims(a, 1)?, dims(a, 2)?, dims(a, 3)?);
         let sequences = offsets.first()?.clone() - Dim::constant(1);
         holds(p == [sequences.clone(), x.first()?.clone()] && cube == [sequences, x[0].clone(), x.get(1)?.clone()])
     }),
-    // A batch of constant sizes has constant offsets.
-    ("offsets", |a| literal_offsets(ty(a, 0)?)),
 ];
-
-/// Offsets of the sequences of a padded batch of constant size `[b, s, ..]`: `0, s, 2s, ..`.
-fn literal_offsets(t: &Type) -> Option<Attr> {
-    let (batch, length) = (t.shape.first()?.as_const()?, t.shape.get(1)?.as_const()?);
-    let offsets: Vec<i32> = (0..=batch).map(|i| i32::try_from(i * length).ok()).collect::<Option<_>>()?;
-    Some(Attr::of(&Literal::i32s(&offsets)))
-}

@@ -101,6 +101,8 @@ pub struct Report {
     pub graphs: Vec<GraphReport>,
     /// The rewrites that made the result, for each graph in the order they were found.
     pub rewrites: Vec<Rewrite>,
+    /// Kernels that estimates looked at, which do not grow with the number of layers.
+    pub estimated_kernels: usize,
 }
 
 impl Report {

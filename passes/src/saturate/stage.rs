@@ -55,7 +55,13 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
         });
         (blocks, joined(before))
     });
-    let before = before?;
+    let (before, mut estimated) = before?;
+    let mut costs = |program: &Program| {
+        plan_costs(program, options).map(|(costs, kernels)| {
+            estimated += kernels;
+            costs
+        })
+    };
     let mut candidate = program.clone();
     let mut reports = Vec::with_capacity(graphs.len());
     for ((name, _), block) in graphs.iter().zip(blocks) {
@@ -67,7 +73,7 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
     }
     let mut after = match reports.iter().all(|block| block.found.is_none()) {
         true => before.clone(),
-        false => plan_costs(&candidate, options)?,
+        false => costs(&candidate)?,
     };
     // A form whose kernels cost more is not taken; if graphs then still do, it is the company they are in.
     let mut refused: Vec<&str> = Vec::new();
@@ -83,8 +89,9 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
             }
             refused.push(name);
         }
-        after = plan_costs(&candidate, options)?;
+        after = costs(&candidate)?;
     }
+    compiled.saturation.estimated_kernels += estimated;
     let runs = runs(program);
     for mut block in reports {
         let report = &mut block.report;

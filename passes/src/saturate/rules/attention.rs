@@ -198,8 +198,13 @@ pub fn rules() -> Vec<Rule> {
             "(select (broadcast ?s ?a ?m) ?x (@full -inf ?x))",
         )
         .when("(@float ?x)"),
-        reassociate("mask-added-whole", "x + (m ? 0 : -inf) = m ? x : -inf", "(add ?x (select ?m 0 -inf))", "(select ?m ?x (@full -inf ?x))")
-            .when("(@float ?x)"),
+        reassociate(
+            "mask-added-whole",
+            "x + (m ? 0 : -inf) = m ? x : -inf",
+            "(add ?x (select ?m 0 -inf))",
+            "(select ?m ?x (@full -inf ?x))",
+        )
+        .when("(@float ?x)"),
         // A number so low that its exponential is 0 does what -inf does, but for rows that see nothing.
         approximate(
             1e-6,
@@ -219,16 +224,6 @@ pub fn rules() -> Vec<Rule> {
         )
         .when("(@never ?c) (@splat ?c) (@wide ?x)")
         .sample(Sample::Bound(seen_rows_repeated)),
-        // Whole tokens of a batch of constant size are packed sequences: no scores are stored.
-        reassociate(
-            "attention-of-whole-batch",
-            "attention(q, k, v) of a batch without mask = packed_attention, sequences one after the other",
-            "(attention ?h ?kv ?c ?causal ?q ?k ?v absent ?bias)",
-            "(reshape (@shape ?q) (packed_attention ?h ?kv ?c ?causal
-                (reshape (@rows3 ?q) ?q) (reshape (@rows3 ?k) ?k) (reshape (@rows3 ?v) ?v) (const (@offsets ?q)) ?bias))",
-        )
-        .when("(@aligned ?q ?k)")
-        .sample(Sample::Bound(padded)),
         exact(
             "segment-ids",
             "number of offsets not above each token, less one = segment_ids",
@@ -293,30 +288,6 @@ fn seen_rows_repeated(rng: &mut Rng) -> Bindings {
         bound.insert("s".into(), Operand::Attr(Attr::of(&shape)));
         bound.insert("a".into(), Operand::Attr(Attr::of(&vec![1usize, 2])));
         bound.insert("x".into(), Operand::Tensor(Type { dtype: ty.dtype, shape }));
-    }
-    bound
-}
-
-/// Padded attention as it stands.
-fn padded(rng: &mut Rng) -> Bindings {
-    let mut bound = loop {
-        let bound = operands(rng);
-        if matches!(bound.get("q"), Some(Operand::Tensor(t)) if t.rank() == 3) {
-            break bound;
-        }
-    };
-    for (name, from) in [("h", "qs"), ("kv", "ks")] {
-        if let Some(Operand::Attr(shape)) = bound.get(from)
-            && let Some(dims) = shape.get::<Vec<Dim>>()
-            && let Some(n) = dims.get(2).and_then(Dim::as_const)
-        {
-            bound.insert(name.into(), Operand::Attr(Attr::of(&(n as usize))));
-        }
-    }
-    bound.insert("c".into(), Operand::Attr(Attr::of(&0.5)));
-    bound.insert("causal".into(), Operand::Attr(Attr::of(&rng.one_in(2))));
-    if rng.one_in(2) {
-        bound.insert("bias".into(), Operand::Absent);
     }
     bound
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use common::decoder::Decoder;
 use common::execute::Execution;
+use common::training::{classifier, with_gradients};
 use common::{bert, numbered, symbols_of};
 use lith_ir::interp::{Mode, Tensor};
 use lith_ir::testing::{Case, Rng, cases_for, close, random_case};
@@ -70,6 +71,17 @@ fn decoders() {
     hold(&Decoder { windows: vec![0], ..plain.clone() }.case(&batch, "one layer"));
     hold(&Decoder { windows: vec![4, 4, 0, 4, 4, 0, 4], ..plain.clone() }.case(&batch, "two kinds of layers"));
     hold(&Decoder { windows: vec![4, 0, 0, 4, 0], ..plain }.case(&batch, "layers in no order"));
+}
+
+/// What differentiation adds goes through every stage too.
+#[test]
+fn gradients() {
+    for seed in 0..12 {
+        hold(&with_gradients(&random_case(seed)));
+    }
+    for padded in [false, true] {
+        hold(&with_gradients(&classifier(padded)));
+    }
 }
 
 /// One layer with another constant, function or wiring is no repetition of the others.

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{HIDDEN, bert};
+use common::training::classifier;
 use lith_ir::interp::{Interpreter, Mode, Tensor};
 use lith_ir::testing::{Case, Rng, cases_for, random_case};
 use lith_ir::{
@@ -405,61 +405,6 @@ fn independent_values() {
     let found = Interpreter::new(&program, Mode::Exact).unwrap().run_pure("main", &args).unwrap();
     let found: Vec<&[f64]> = found.iter().map(|t| t.as_floats().unwrap()).collect();
     assert_eq!(found, [&[0.0; 3][..], &[1.0], &[1.0; 2]]);
-}
-
-/// A classifier with its loss: the encoder of [`common`], a head and the mean cross entropy.
-fn classifier(padded: bool) -> Case {
-    let classes = 3;
-    let mut program = bert(2, padded, &|i| format!("encoder.layer.{i}"));
-    let mut graph = program.entries.remove("encode").unwrap();
-    let of = |graph: &Graph, name: &str| graph.results().iter().find(|(n, _)| n == name).unwrap().1;
-    let mut x = if padded { of(&graph, "last_hidden_state") } else { of(&graph, "sentence_embedding") };
-    let mut b = Builder::new(&mut graph, "classifier");
-    if padded {
-        let shape = b.ty(x).shape;
-        let first = Op::Slice { axis: 1, start: Dim::constant(0), stop: Dim::constant(1), step: 1 };
-        let first = b.op(first, &[x]).unwrap();
-        x = b.reshape(first, &[shape[0].clone(), shape[2].clone()]).unwrap();
-    }
-    for (name, shape) in [("classifier.weight", vec![classes, HIDDEN]), ("classifier.bias", vec![classes])] {
-        program.params.insert(name.into(), Type::new(DType::F32, shape));
-    }
-    let mut param = |name: &str| b.param(name, program.params[name].clone()).unwrap();
-    let (weight, bias) = (param("classifier.weight"), param("classifier.bias"));
-    let logits = b.op(Op::Linear {}, &[x, weight, bias]).unwrap();
-    let rows = Dim::symbol(&Symbol::new(if padded { "batch" } else { "sequences" }));
-    let labels = b.arg("labels", Type { dtype: DType::I32, shape: vec![rows] }).unwrap();
-    let losses = b.op(Op::CrossEntropy { ignore: -100, smoothing: 0.1 }, &[logits, labels]).unwrap();
-    graph.add_result("losses", losses);
-    program.entries.insert("main".into(), graph);
-    verify(&program).unwrap();
-    let mut rng = Rng::new(3);
-    let params = program.params.iter().map(|(name, ty)| {
-        let shape = ty.static_shape().unwrap();
-        let values = (0..shape.iter().product()).map(|_| rng.between(-0.3, 0.3)).collect();
-        (name.clone(), Tensor::floats(DType::F32, &shape, values).unwrap())
-    });
-    let params = params.collect();
-    let mut ints = |dtype, shape: &[usize], values: &dyn Fn(&mut Rng) -> i64| {
-        let values = (0..shape.iter().product()).map(|_| values(&mut rng)).collect();
-        Tensor::ints(dtype, shape, values).unwrap()
-    };
-    let (ids, labels) = if padded { (vec![3, 4], 3) } else { (vec![9], 4) };
-    let ids = ints(DType::I32, &ids, &|r| r.below(100) as i64);
-    let seen = if padded {
-        ints(DType::Bool, &[3, 4], &|r| i64::from(!r.one_in(4)))
-    } else {
-        Tensor::ints(DType::I32, &[5], vec![0, 3, 4, 4, 9]).unwrap()
-    };
-    let labels = ints(DType::I32, &[labels], &|r| r.below(classes as usize) as i64);
-    Case {
-        name: format!("a classifier, padded: {padded}"),
-        program,
-        args: vec![ids, seen, labels],
-        params,
-        states: BTreeMap::new(),
-        tolerance: 1e-4,
-    }
 }
 
 #[test]

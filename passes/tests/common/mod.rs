@@ -3,6 +3,7 @@
 
 pub mod decoder;
 pub mod execute;
+pub mod training;
 
 use std::collections::BTreeMap;
 

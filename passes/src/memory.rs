@@ -192,38 +192,42 @@ pub(crate) fn shares(graph: &Graph, stored: &Stored<'_>, plan: &GraphPlan, v: Va
 /// Offsets for all blocks and the size of the arena. Large blocks first, each at the lowest offset that is provably free.
 fn pack(blocks: &[Block], symbols: &Symbols, in_place: &dyn Fn(&Block, &Block) -> bool) -> (Vec<Dim>, Dim) {
     let sizes: Vec<Dim> = blocks.iter().map(|b| b.bytes.align_up(ALIGNMENT)).collect();
+    // What is so for all values of the symbols is so for these: most questions need no proof.
+    let typical: Vec<i128> = sizes.iter().map(|size| typical_bytes(size, symbols)).collect();
     let mut by_size: Vec<usize> = (0..blocks.len()).collect();
-    by_size.sort_by_cached_key(|&i| (std::cmp::Reverse(typical_bytes(&sizes[i], symbols)), blocks[i].live, i));
-    let mut offsets: Vec<Option<Dim>> = vec![None; blocks.len()];
+    by_size.sort_by_key(|&i| (std::cmp::Reverse(typical[i]), blocks[i].live, i));
+    let mut offsets: Vec<Option<(Dim, i128)>> = vec![None; blocks.len()];
     let mut end = Dim::default();
     let order = Order { symbols, known: RefCell::default() };
     for i in by_size {
-        let others: Vec<(usize, &Dim)> = (0..blocks.len())
-            .filter_map(|j| offsets[j].as_ref().map(|o| (j, o)))
-            .filter(|&(j, _)| blocks[i].live.0 <= blocks[j].live.1 && blocks[j].live.0 <= blocks[i].live.1)
+        let others: Vec<(usize, &Dim, i128)> = (0..blocks.len())
+            .filter_map(|j| offsets[j].as_ref().map(|(o, typical)| (j, o, *typical)))
+            .filter(|&(j, ..)| blocks[i].live.0 <= blocks[j].live.1 && blocks[j].live.0 <= blocks[i].live.1)
             .collect();
-        let free = |at: &Dim| {
+        let free = |(at, typical_at): &(Dim, i128)| {
             let after = at.clone() + sizes[i].clone();
-            let fits = |&(j, other): &(usize, &Dim)| {
-                order.provably_le(&after, other)
-                    || order.provably_le(&(other.clone() + sizes[j].clone()), at)
+            let fits = |&(j, other, typical_other): &(usize, &Dim, i128)| {
+                typical_at + typical[i] <= typical_other && order.provably_le(&after, other)
+                    || typical_other + typical[j] <= *typical_at
+                        && order.provably_le(&(other.clone() + sizes[j].clone()), at)
                     || (other == at && in_place(&blocks[i], &blocks[j]))
             };
             // The end must stay comparable, for it is the size of the arena.
-            let bounded = order.provably_le(&after, &end) || order.provably_le(&end, &after);
-            bounded && others.iter().all(fits)
+            let bounded = || order.provably_le(&after, &end) || order.provably_le(&end, &after);
+            others.iter().all(fits) && bounded()
         };
-        let mut candidates = vec![Dim::default()];
-        candidates.extend(others.iter().flat_map(|&(j, o)| [o.clone(), o.clone() + sizes[j].clone()]));
-        candidates.sort_by_cached_key(|c| typical_bytes(c, symbols));
-        let at = candidates.into_iter().find(free).unwrap_or_else(|| end.clone());
-        let after = at.clone() + sizes[i].clone();
+        let mut candidates = vec![(Dim::default(), 0)];
+        let behind = |j: usize, at: &Dim, typical_at: i128| (at.clone() + sizes[j].clone(), typical_at + typical[j]);
+        candidates.extend(others.iter().flat_map(|&(j, o, typical)| [(o.clone(), typical), behind(j, o, typical)]));
+        candidates.sort_by_key(|&(_, typical)| typical);
+        let at = candidates.into_iter().find(free).unwrap_or_else(|| (end.clone(), typical_bytes(&end, symbols)));
+        let after = at.0.clone() + sizes[i].clone();
         if !order.provably_le(&after, &end) {
             end = after;
         }
         offsets[i] = Some(at);
     }
-    (offsets.into_iter().map(Option::unwrap_or_default).collect(), end)
+    (offsets.into_iter().map(|found| found.unwrap_or_default().0).collect(), end)
 }
 
 /// The order of sizes, each difference looked at once: alike layers ask for the same ones.
@@ -235,6 +239,9 @@ struct Order<'a> {
 impl Order<'_> {
     /// Whether `a <= b` for all values of the symbols. May miss some that are so.
     fn provably_le(&self, a: &Dim, b: &Dim) -> bool {
+        if let (Some(a), Some(b)) = (a.as_const(), b.as_const()) {
+            return a <= b;
+        }
         if a == b {
             return true;
         }

@@ -160,6 +160,9 @@ pub struct Compile {
     /// Tell how long each stage took
     #[arg(long)]
     pub timings: bool,
+    /// Compile the steps of training (AdamW) instead of what answers, for the forms that are text and for artifacts
+    #[arg(long)]
+    pub train: bool,
     /// Where the model comes from and how it is read
     #[command(flatten)]
     pub from: ModelArgs,

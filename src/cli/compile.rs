@@ -26,7 +26,16 @@ pub fn compile(args: &Compile) -> Result<()> {
     let start = Instant::now();
     let progress = Progress::new(args.quiet);
     progress.say("reading the model");
-    let model = Model::open(&args.model, &args.from.options()?)?;
+    let mut from = args.from.options()?;
+    if args.train {
+        if args.emit == Emit::Exe {
+            return Err(Error::input(
+                "--train: there is no executable that trains yet; --emit artifact, or lith train",
+            ));
+        }
+        crate::train::to_train(&mut from);
+    }
+    let model = Model::open(&args.model, &from)?;
     let warnings = model.warnings.clone();
     let mut timings = Timings(vec![("read".into(), start.elapsed())]);
     progress.say("compiling");

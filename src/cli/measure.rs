@@ -89,9 +89,7 @@ fn bench_training(args: &Bench, model: &str, mut shapes: Vec<(String, Vec<usize>
         shapes.push(("8x128".into(), vec![128; 8]));
     }
     let mut from = args.from.options()?;
-    from.training = Some(lith_models::families::Training { smoothing: 0.0 });
-    from.task.get_or_insert_with(|| "text-classification".into());
-    from.fresh_head = true;
+    crate::train::to_train(&mut from);
     let model = crate::model::Model::open(model, &from)?;
     let (vocabulary, labels) = (model.info.vocab_size, model.info.id2label.len());
     let folder = tempfile::tempdir().map_err(|e| Error::failure(format!("temporary folder: {e}")))?;

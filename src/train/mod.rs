@@ -6,7 +6,16 @@ mod fine_tune;
 use lith_ir::Program;
 use lith_passes::train::{Optimizer, Training};
 
+use crate::model::ModelOptions;
+
 pub use fine_tune::{Job, fine_tune};
+
+/// Lets a model be read to be trained, as a classifier of texts where no task is asked for.
+pub fn to_train(from: &mut ModelOptions) {
+    from.training = Some(lith_models::families::Training { smoothing: 0.0 });
+    from.task.get_or_insert_with(|| "text-classification".into());
+    from.fresh_head = true;
+}
 
 /// What of a program is trained by an optimizer: all parameters, those that are no biases and no weights of norms with
 /// decay (TL-12).

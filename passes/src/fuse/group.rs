@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use lith_ir::plan::KernelKind;
 use lith_ir::{Dim, Graph, NodeId, Op, Value};
 
+use super::nodes::NodeMap;
 use super::role::{Context, IndexMap, Role, compose, identity, operand_index, role, unit_axes};
 use crate::PassError;
 
@@ -34,16 +35,16 @@ pub(super) struct Groups<'g> {
     pub graph: &'g Graph,
     /// Topological order.
     pub order: Vec<NodeId>,
-    pub position: BTreeMap<NodeId, usize>,
-    pub roles: BTreeMap<NodeId, Role>,
+    pub position: NodeMap<usize>,
+    pub roles: NodeMap<Role>,
     /// Nodes whose first result is read from memory in any case.
     pub stored: BTreeSet<NodeId>,
     /// Reshapes and slices that are another name of stored bytes.
     aliases: BTreeSet<NodeId>,
-    pub group_of: BTreeMap<NodeId, usize>,
+    pub group_of: NodeMap<usize>,
     groups: Vec<Option<Group>>,
     /// For each grouped node the grouped nodes that read it, be it through nodes in no group.
-    pub consumers: BTreeMap<NodeId, Vec<NodeId>>,
+    pub consumers: NodeMap<Vec<NodeId>>,
 }
 
 /// Whether `small` is `domain` without its last axis, or with 1 for it.
@@ -57,7 +58,7 @@ impl<'g> Groups<'g> {
     pub fn new(name: &str, graph: &'g Graph, context: &Context<'_>) -> Result<Self, PassError> {
         let order = graph.topological().map_err(PassError::in_graph(name))?;
         let position = order.iter().enumerate().map(|(i, &n)| (n, i)).collect();
-        let mut roles = BTreeMap::new();
+        let mut roles = NodeMap::default();
         for &n in &order {
             let role = role(name, graph, n, context)
                 .ok_or_else(|| PassError::broken(name, format!("no kernel for `{}`", graph.node(n).op.name())))?;
@@ -70,9 +71,9 @@ impl<'g> Groups<'g> {
             roles,
             stored: graph.results().iter().map(|(_, v)| v.node).collect(),
             aliases: BTreeSet::new(),
-            group_of: BTreeMap::new(),
+            group_of: NodeMap::default(),
             groups: Vec::new(),
-            consumers: BTreeMap::new(),
+            consumers: NodeMap::default(),
         };
         groups.find_stored();
         for n in groups.order.clone() {
@@ -128,11 +129,13 @@ impl<'g> Groups<'g> {
 
     fn find_consumers(&mut self) {
         let grouped: Vec<NodeId> = self.order.iter().copied().filter(|n| self.group_of.contains_key(n)).collect();
-        let mut consumers: BTreeMap<NodeId, Vec<NodeId>> = grouped.iter().map(|&n| (n, Vec::new())).collect();
+        let mut consumers: NodeMap<Vec<NodeId>> = grouped.iter().map(|&n| (n, Vec::new())).collect();
         for &n in &grouped {
             let sources: BTreeSet<NodeId> = self.accesses(n).into_iter().map(|(s, _)| s).collect();
             for source in sources {
-                consumers.entry(source).or_default().push(n);
+                if let Some(readers) = consumers.get_mut(&source) {
+                    readers.push(n);
+                }
             }
         }
         self.consumers = consumers;
@@ -174,10 +177,27 @@ impl<'g> Groups<'g> {
     /// Leaves the computation of a group to its readers.
     pub fn dissolve(&mut self, g: usize) {
         let Some(gone) = self.groups[g].take() else { return };
-        for n in gone.nodes {
-            self.group_of.remove(&n);
+        let sources: BTreeSet<NodeId> =
+            gone.nodes.iter().flat_map(|&n| self.accesses(n)).map(|(source, _)| source).collect();
+        let mut readers = BTreeSet::new();
+        for n in &gone.nodes {
+            self.group_of.remove(n);
+            readers.extend(self.consumers.remove(n).unwrap_or_default());
         }
-        self.find_consumers();
+        for source in sources {
+            if let Some(readers) = self.consumers.get_mut(&source) {
+                readers.retain(|r| !gone.nodes.contains(r));
+            }
+        }
+        // What they computed for others is computed by those, who read what it took.
+        for reader in readers.into_iter().filter(|r| !gone.nodes.contains(r)) {
+            for (source, _) in self.accesses(reader) {
+                let Some(known) = self.consumers.get_mut(&source) else { continue };
+                if let Err(at) = known.binary_search_by_key(&self.position[&reader], |n| self.position[n]) {
+                    known.insert(at, reader);
+                }
+            }
+        }
     }
 
     /// Whether the group has no reduction and all its values have the shape of the domain.
@@ -249,7 +269,7 @@ impl<'g> Groups<'g> {
     /// Whether something outside both sets reads `from` and is read by `to`, so that they cannot be one kernel.
     pub fn path_around(&self, from: &[NodeId], to: &[NodeId]) -> bool {
         let last = to.iter().map(|n| self.position[n]).max().unwrap_or(0);
-        let mut seen = BTreeSet::new();
+        let mut seen = vec![false; self.groups.len()];
         let mut stack: Vec<NodeId> = from
             .iter()
             .flat_map(|n| &self.consumers[n])
@@ -259,8 +279,7 @@ impl<'g> Groups<'g> {
         while let Some(n) = stack.pop() {
             let g = self.group_of[&n];
             // What lies behind all of `to` reads none of it; groups run as a whole.
-            let before = self.nodes(g).iter().any(|m| self.position[m] < last);
-            if !before || !seen.insert(g) {
+            if std::mem::replace(&mut seen[g], true) || self.nodes(g).iter().all(|m| self.position[m] >= last) {
                 continue;
             }
             for m in self.nodes(g).iter().flat_map(|m| &self.consumers[m]) {

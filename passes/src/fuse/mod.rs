@@ -3,6 +3,7 @@
 //! store goes into its readers. What a kernel may look like stands at [`lith_ir::plan::KernelKind`].
 
 mod group;
+mod nodes;
 mod role;
 
 use std::collections::BTreeSet;
@@ -133,7 +134,8 @@ fn dissolve_cheap(groups: &mut Groups<'_>) {
     for node in groups.order.clone() {
         let Some(&g) = groups.group_of.get(&node) else { continue };
         let nodes = groups.nodes(g).to_vec();
-        if groups.kind(g) != &Kind::Loop || nodes.iter().any(|n| groups.roles[n] == Role::RowReduce) {
+        let dear = |nodes: &[NodeId]| nodes.iter().map(|&n| cost(&graph.node(n).op)).sum::<usize>() > CHEAP;
+        if groups.kind(g) != &Kind::Loop || dear(&nodes) || nodes.iter().any(|n| groups.roles[n] == Role::RowReduce) {
             continue;
         }
         // What is computed along with it when it is computed again.

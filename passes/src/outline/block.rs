@@ -106,7 +106,7 @@ impl Repetition {
             return None;
         }
         let mut repetition = Repetition { carried: input.into(), output, inner, instances: Vec::new() };
-        if repetition.compute_nodes(graph) < LEAST_NODES {
+        if repetition.compute_nodes(graph) < LEAST_NODES || repetition.is_one_loop(graph) {
             return None;
         }
         repetition.find(graph, ends);
@@ -203,6 +203,14 @@ impl Repetition {
     /// How many nodes of the template compute and are in no function yet.
     pub fn compute_nodes(&self, graph: &Graph) -> usize {
         self.computing(graph).filter(|&n| !matches!(graph.node(n).op, Op::Call { .. })).count()
+    }
+
+    /// Whether all of it is elementwise: one loop, whose code equal loops share without a function.
+    fn is_one_loop(&self, graph: &Graph) -> bool {
+        let elementwise = |op: &Op| {
+            matches!(op, Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. })
+        };
+        self.computing(graph).all(|n| elementwise(&graph.node(n).op))
     }
 
     /// What the template takes from outside: the carried value, then what is computed, then parameters.

@@ -29,6 +29,7 @@ pub struct TrainerState {
     /// Epochs done, with the share of the one that runs.
     pub epoch: f64,
     /// Updates between evaluations.
+    #[serde(serialize_with = "count")]
     pub eval_steps: f64,
     /// Updates done.
     pub global_step: u64,
@@ -41,6 +42,7 @@ pub struct TrainerState {
     /// All that was logged, each with its `step`.
     pub log_history: Vec<Logs>,
     /// Updates between logs.
+    #[serde(serialize_with = "count")]
     pub logging_steps: f64,
     /// Updates of the whole run.
     pub max_steps: u64,
@@ -49,6 +51,7 @@ pub struct TrainerState {
     /// Epochs of the whole run, the last perhaps not to its end.
     pub num_train_epochs: u64,
     /// Updates between checkpoints.
+    #[serde(serialize_with = "count")]
     pub save_steps: f64,
     /// What callbacks, and the loop itself, remember: `{name: {args, attributes}}`.
     pub stateful_callbacks: Map<String, Value>,
@@ -135,6 +138,11 @@ pub(super) fn metric_key(metric: &str) -> String {
     if metric.starts_with("eval_") { metric.to_string() } else { format!("eval_{metric}") }
 }
 
+/// Counts that others write as floats are whole numbers here.
+fn count<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    if value.fract() == 0.0 { serializer.serialize_i64(*value as i64) } else { serializer.serialize_f64(*value) }
+}
+
 /// JSON with sorted keys and an indentation, ending in a new line.
 pub(super) fn pretty(value: &Value, indent: usize) -> String {
     let mut out = Vec::new();
@@ -201,6 +209,7 @@ mod tests {
         assert!(
             text.contains("    {\n      \"epoch\": 1.5,\n      \"loss\": 0.30000000000000004,\n      \"step\": 4\n")
         );
+        assert!(text.contains("\n  \"eval_steps\": 500,\n"), "{text}");
         assert_eq!(TrainerState::from_text(&text), Ok(state));
 
         let upstream = r#"{"best_global_step": null, "best_metric": 0.5, "best_model_checkpoint": "out/checkpoint-2",

@@ -5,6 +5,8 @@ mod early_stopping;
 mod flow;
 mod log;
 mod progress;
+mod stop;
+mod tensorboard;
 
 use std::path::Path;
 
@@ -17,6 +19,8 @@ pub use early_stopping::EarlyStopping;
 pub(super) use flow::DefaultFlow;
 pub use log::JsonlLog;
 pub use progress::{Progress, ProgressCallback};
+pub use stop::StopWhen;
+pub use tensorboard::TensorBoard;
 
 /// What happens. The names are Transformers', with `on_` before them.
 #[derive(Debug, Clone, Copy, PartialEq)]

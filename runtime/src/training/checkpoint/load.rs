@@ -15,11 +15,22 @@ use crate::training::state::TrainerState;
 /// Longest JSON file that is read, in bytes.
 const MAX_TEXT: u64 = 1 << 28;
 
-/// A checkpoint whose tensors the program has taken over.
-#[derive(Debug)]
-pub(in crate::training) struct Resumed {
+/// A checkpoint that is complete and of this program.
+pub(in crate::training) struct Checked {
     pub(in crate::training) path: PathBuf,
     pub(in crate::training) state: TrainerState,
+    weights: Tensors,
+    states: Tensors,
+}
+
+impl Checked {
+    /// Puts the program where the checkpoint left it.
+    pub(in crate::training) fn apply(mut self, program: &mut dyn TrainProgram) -> Result<(), CheckpointError> {
+        // Gradients that an update left behind which came to no end must not reach the next.
+        program.reset()?;
+        self.weights.write(program)?;
+        self.states.write(program)
+    }
 }
 
 fn read_text(path: &Path) -> Result<String, CheckpointError> {
@@ -29,15 +40,15 @@ fn read_text(path: &Path) -> Result<String, CheckpointError> {
     Ok(text)
 }
 
-/// Puts the program where a checkpoint left it. (EC-20)
+/// Looks through a checkpoint that is to be resumed, without changing the program. (EC-20)
 ///
 /// # Errors
-/// [`CheckpointError::Unusable`] when it is no complete checkpoint of this program; then nothing was changed.
-pub(in crate::training) fn resume(
+/// [`CheckpointError::Unusable`] when it is no complete checkpoint of this program.
+pub(in crate::training) fn check(
     path: &Path,
     stem: &str,
-    program: &mut dyn TrainProgram,
-) -> Result<Resumed, CheckpointError> {
+    program: &dyn TrainProgram,
+) -> Result<Checked, CheckpointError> {
     if !path.is_dir() {
         return Err(CheckpointError::unusable(path, "there is no such folder"));
     }
@@ -68,15 +79,13 @@ pub(in crate::training) fn resume(
     weights.check(path, Some(state.global_step))?;
     states.check(path, Some(state.global_step))?;
     weights.compare_frozen(path, program)?;
-    weights.write(program)?;
-    states.write(program)?;
-    Ok(Resumed { path: path.into(), state })
+    Ok(Checked { path: path.into(), state, weights, states })
 }
 
 /// Gives a program the weights of a checkpoint or a saved model.
 ///
 /// # Errors
-/// As [`resume`].
+/// As [`check`].
 pub(in crate::training) fn load_weights(
     path: &Path,
     stem: &str,

@@ -19,7 +19,7 @@ pub use sizes::parse_size;
 #[cfg(test)]
 pub(super) use disk::DiskFile;
 pub(super) use disk::{Disk, RealDisk};
-pub(super) use load::{load_weights, resume};
+pub(super) use load::{check, load_weights};
 pub use save::ModelFiles;
 pub(super) use save::{save_checkpoint, save_model, write_text};
 

@@ -51,10 +51,13 @@ fn write_model(
     program: &dyn TrainProgram,
     files: &ModelFiles,
     args: &Map<String, Value>,
-    step: u64,
+    step: Option<u64>,
 ) -> Result<Vec<String>, CheckpointError> {
     let specs: Vec<&TensorSpec> = program.tensors().iter().filter(|spec| spec.role != Role::Optimizer).collect();
-    let metadata = json!({"format": "pt", "global_step": step.to_string()});
+    let mut metadata = json!({"format": "pt"});
+    if let Some(step) = step {
+        metadata["global_step"] = step.to_string().into();
+    }
     let written = weights::write_sharded(disk, folder, &files.stem, program, &specs, files.max_shard_size, &metadata)?;
     for (name, bytes) in &files.companions {
         write_bytes(disk, &folder.join(name), bytes)?;
@@ -85,7 +88,7 @@ pub(in crate::training) fn save_checkpoint(
             move |error| CheckpointError::write(&path, error)
         };
         disk.remove(&partial).and_then(|()| disk.make_folder(&partial)).map_err(io(&partial))?;
-        write_model(disk, &partial, program, files, args, step)?;
+        write_model(disk, &partial, program, files, args, Some(step))?;
         if resumable {
             let specs: Vec<&TensorSpec> =
                 program.tensors().iter().filter(|spec| spec.role == Role::Optimizer).collect();
@@ -124,13 +127,12 @@ pub(in crate::training) fn save_model(
     program: &dyn TrainProgram,
     files: &ModelFiles,
     args: &Map<String, Value>,
-    step: u64,
 ) -> Result<(), CheckpointError> {
     let partial = folder.join(".model.partial");
     let written = || -> Result<(), CheckpointError> {
         let made = disk.remove(&partial).and_then(|()| disk.make_folder(&partial));
         made.map_err(|error| CheckpointError::write(&partial, error))?;
-        let weights = write_model(disk, &partial, program, files, args, step)?;
+        let weights = write_model(disk, &partial, program, files, args, None)?;
         let others = files.companions.iter().map(|(name, _)| name.as_str()).chain([TRAINING_ARGS]);
         for name in weights.iter().map(String::as_str).chain(others) {
             let to = folder.join(name);

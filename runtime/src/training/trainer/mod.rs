@@ -226,7 +226,7 @@ impl<'a> Trainer<'a> {
     pub fn save_model(&self, folder: Option<&Path>) -> Result<(), TrainerError> {
         let folder = folder.unwrap_or(self.folder.path());
         let args = self.args.to_json();
-        save_model(&*self.disk, folder, self.program, &self.files, &args, self.state.global_step)?;
+        save_model(&*self.disk, folder, self.program, &self.files, &args)?;
         Ok(())
     }
 
@@ -239,8 +239,9 @@ impl<'a> Trainer<'a> {
 fn metric_of(args: &TrainingArguments, metrics: &Logs) -> Result<Option<f64>, TrainerError> {
     let Some(metric) = &args.metric_for_best_model else { return Ok(None) };
     let name = metric_key(metric);
-    match metrics.get(&name).and_then(serde_json::Value::as_f64) {
-        Some(value) => Ok(Some(value)),
+    match metrics.get(&name) {
+        // What is no number was written as null.
+        Some(value) => Ok(Some(value.as_f64().unwrap_or(f64::NAN))),
         None => {
             let known: Vec<&str> = metrics.keys().map(String::as_str).collect();
             Err(TrainerError::Metric { name, known: known.join(", ") })

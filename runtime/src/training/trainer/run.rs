@@ -11,7 +11,7 @@ use super::progress::{self, Progress};
 use super::{Trainer, TrainerError, metric_of, rounded};
 use crate::training::arguments::{CountTokens, SaveStrategy};
 use crate::training::callbacks::Event;
-use crate::training::checkpoint::{CheckpointError, load_weights, resume, save_checkpoint};
+use crate::training::checkpoint::{CheckpointError, check, load_weights, save_checkpoint};
 use crate::training::data::Draws;
 use crate::training::program::{Role, StepError, StepScalars, Update};
 use crate::training::schedule::Schedule;
@@ -134,14 +134,17 @@ impl Trainer<'_> {
     /// Puts program, state, callbacks and loop where a checkpoint left them.
     fn take_over(&mut self, path: &Path, run: &mut Run) -> Result<(), TrainerError> {
         let fresh = self.state.clone();
-        let resumed = resume(path, &self.files.stem, self.program)?;
-        let unusable = |problem: String| CheckpointError::Unusable { path: resumed.path.clone(), problem };
-        let entry = resumed.state.stateful_callbacks.get(progress::NAME);
+        // All is checked before anything is changed.
+        let checkpoint = check(path, &self.files.stem, self.program)?;
+        let unusable = |problem: String| CheckpointError::Unusable { path: checkpoint.path.clone(), problem };
+        let entry = checkpoint.state.stateful_callbacks.get(progress::NAME);
         let entry = entry.ok_or_else(|| unusable("its trainer_state.json is not of Lith".into()))?.clone();
         let (progress, schedule) = Progress::restore(&entry).map_err(unusable)?;
         run.schedule.restore(&schedule).map_err(unusable)?;
         let settings = self.args.restore_callback_states_from_checkpoint;
-        self.callbacks.restore(&resumed.state.stateful_callbacks, settings).map_err(unusable)?;
+        self.callbacks.restore(&checkpoint.state.stateful_callbacks, settings).map_err(unusable)?;
+        self.state = checkpoint.state.clone();
+        checkpoint.apply(self.program)?;
         for difference in Progress::differences(&entry, &self.args, &run.plan) {
             tracing::warn!("{difference}");
         }
@@ -149,7 +152,6 @@ impl Trainer<'_> {
         if self.args.ignore_data_skip {
             run.progress.examples = 0;
         }
-        self.state = resumed.state;
         let best = self.state.best_model_checkpoint.take();
         self.state.best_model_checkpoint = best.filter(|best| {
             let exists = Path::new(best).is_dir();
@@ -379,7 +381,8 @@ impl Trainer<'_> {
     fn judge(&mut self, metrics: &Logs) -> Result<bool, TrainerError> {
         let Some(value) = metric_of(&self.args, metrics)? else { return Ok(false) };
         let more = self.args.greater_is_better == Some(true);
-        let better = self.state.best_metric.is_none_or(|best| if more { value > best } else { value < best });
+        let best = self.state.best_metric;
+        let better = !value.is_nan() && best.is_none_or(|best| if more { value > best } else { value < best });
         if better {
             self.state.best_metric = Some(value);
             self.state.best_global_step =

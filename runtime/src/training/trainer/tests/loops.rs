@@ -1,12 +1,13 @@
 //! The loop: events, counts, accumulation, logs, errors.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use super::mock::*;
-use crate::training::callbacks::{EarlyStopping, JsonlLog, ProgressCallback};
+use crate::training::callbacks::{EarlyStopping, JsonlLog, ProgressCallback, StopWhen, TensorBoard};
 use crate::training::data::Example;
 use crate::training::trainer::{ExampleStream, Resume, TrainData, Trainer, TrainerError};
 
@@ -268,6 +269,34 @@ fn ti_10_control() {
     assert!(trainer.pop_callback("Notes").is_some() && trainer.pop_callback("Notes").is_none());
 }
 
+/// TL-19: a flag from outside ends training after the update that runs, with a checkpoint that goes on to the same end.
+#[test]
+fn tl_19_stopped_from_outside() {
+    let values = json!({"per_device_train_batch_size": 4, "num_train_epochs": 3, "eval_strategy": "epoch"});
+    let run = |stops_at: Option<u64>, resume: &Resume, folder: &std::path::Path| {
+        let mut program = Linear::dropping(0.2);
+        let mut given = parts(&mut program, folder, values.clone(), 16);
+        let flag = Arc::new(AtomicBool::new(false));
+        given.callbacks.push(Box::new(StopWhen::new(flag.clone())));
+        given.callbacks.push(Box::new(ProgressCallback::new(move |p| {
+            flag.store(Some(p.step + 1) == stops_at, Ordering::Relaxed);
+        })));
+        let mut trainer = made(given);
+        let steps = trainer.train(resume).unwrap().global_step;
+        let saved = trainer.checkpoints().steps().unwrap();
+        drop(trainer);
+        (steps, saved, program.all())
+    };
+    let folder = tempdir().unwrap();
+    let whole = run(None, &Resume::No, folder.path());
+    for stop in [1, 4, 7] {
+        let folder = tempdir().unwrap();
+        let stopped = run(Some(stop), &Resume::No, folder.path());
+        assert_eq!((stopped.0, &stopped.1[..]), (stop, &[stop][..]));
+        assert_eq!(run(None, &Resume::Last, folder.path()).2, whole.2);
+    }
+}
+
 fn stream(all: Vec<Example>) -> TrainData {
     TrainData::Stream(Box::new(move |_, skip| {
         let rest: Vec<_> = all.iter().skip(skip as usize).cloned().map(Ok).collect();
@@ -304,6 +333,35 @@ fn ds_06_streams() {
     parts.train = Some(stream(Vec::new()));
     let error = made(parts).train(&Resume::No).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("gives nothing in epoch 0"), "{error}");
+}
+
+/// TI-08: event files that TensorBoard reads: records whose checksums hold, one for each figure of the log.
+#[test]
+fn ti_08_event_files() {
+    let folder = tempdir().unwrap();
+    let mut program = Linear::new();
+    let mut given =
+        parts(&mut program, folder.path(), json!({"max_steps": 3, "logging_steps": 1, "save_steps": 2}), 16);
+    given.callbacks.push(Box::new(TensorBoard::new(folder.path().join("runs"))));
+    let mut trainer = made(given);
+    trainer.train(&Resume::No).unwrap();
+    let file = std::fs::read_dir(folder.path().join("runs")).unwrap().next().unwrap().unwrap();
+    assert!(file.file_name().to_string_lossy().starts_with("events.out.tfevents."));
+    let bytes = std::fs::read(file.path()).unwrap();
+    let mut rest = &bytes[..];
+    let mut records = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk::<8>() {
+        let (record, end) = after[4..].split_at(u64::from_le_bytes(*length) as usize);
+        records.push(record.to_vec());
+        rest = &end[4..];
+    }
+    // The version, and loss, norm, rate and epoch of three updates, and the six figures of the end.
+    let figures: usize = trainer.state().log_history.iter().map(|line| line.len() - 1).sum();
+    assert_eq!((records.len(), figures), (4 + 1, 3 * 4 + 6));
+    assert!(records[0].ends_with(b"brain.Event:2"));
+    assert!(records[1].windows(10).any(|w| w == b"train/loss"));
+    let tags: usize = records[1..].iter().map(|r| r.windows(6).filter(|w| w == b"train/").count()).sum();
+    assert_eq!(tags, figures);
 }
 
 /// TI-08: the log as lines of JSON; progress with what is left.

@@ -205,6 +205,7 @@ fn ec_20_refused_checkpoints() {
     assert!(resume(&mut program, &Resume::Last).contains("no checkpoint"));
     assert!(resume(&mut program, &Resume::From(folder.path().join("nowhere"))).contains("no such folder"));
     trainer_at(&mut program, folder.path(), values.clone()).train(&Resume::No).unwrap();
+    let mut program = Linear::new();
     let good = folder.path().join("checkpoint-2");
     let other = folder.path().join("checkpoint-1");
     let broken = folder.path().join("broken");
@@ -264,6 +265,7 @@ fn ec_20_refused_checkpoints() {
     let message = resume(&mut Linear::scaled(2.0), &Resume::From(good.clone()));
     assert!(message.contains("frozen tensor scale"), "{message}");
     // And the good one still is.
+    assert_eq!(program.all(), Linear::new().all());
     trainer_at(&mut program, folder.path(), values.clone()).train(&Resume::From(good)).unwrap();
 }
 

@@ -63,7 +63,14 @@ pub(super) fn open(path: &Path, delimiter: u8, options: &ReadOptions) -> Result<
         match reader.read_record(&mut record) {
             Ok(true) => {}
             Ok(false) => return None,
-            Err(error) => return Some(Err(broken(&file_name, &error))),
+            Err(error) => {
+                // An error of reading has no place of its own; it is of the record that comes next.
+                let place = Place { file: file_name.clone(), unit: "line", number: reader.position().line() };
+                return Some(Err(match error.kind() {
+                    ErrorKind::Io(e) => DataError::row(&place, e.to_string()),
+                    _ => broken(&file_name, &error),
+                }));
+            }
         }
         let number = record.position().map_or(0, csv::Position::line);
         let place = Place { file: file_name.clone(), unit: "line", number };

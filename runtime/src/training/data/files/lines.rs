@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::error::{DataError, Place};
 
 /// A longer line is not what the file is said to be.
-const MAX_BYTES: u64 = 1 << 28;
+const MAX_BYTES: u64 = 1 << 26;
 
 /// The lines of a file with their numbers, without line ends and without a byte order mark.
 #[derive(Debug)]

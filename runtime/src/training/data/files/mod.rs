@@ -1,6 +1,7 @@
 //! Files of rows: which there are, what format they have, and reading them one row after the other.
 //! Must not know what columns mean.
 
+mod arrow;
 mod csv;
 mod json;
 mod lines;
@@ -38,6 +39,8 @@ pub enum Format {
     Text,
     /// Apache Parquet.
     Parquet,
+    /// Apache Arrow's IPC format, as stream or file.
+    Arrow,
 }
 
 /// Every format with its names, which are the endings of files too.
@@ -48,6 +51,7 @@ const FORMATS: &[(Format, &[&str])] = &[
     (Format::Tsv, &["tsv"]),
     (Format::Text, &["txt", "text"]),
     (Format::Parquet, &["parquet", "pq"]),
+    (Format::Arrow, &["arrow"]),
 ];
 
 fn named(name: &str) -> Option<Format> {
@@ -244,11 +248,23 @@ fn open(file: &DataFile, options: &ReadOptions) -> Result<RowStream, DataError> 
         Format::Tsv => csv::open(path, options.delimiter.unwrap_or(b'\t'), options),
         Format::Text => text::open(path, options.sample_by),
         Format::Parquet => parquet::open(path, options.columns.as_deref()),
+        Format::Arrow => arrow::open(path),
     }
 }
 
+/// Files that lie beside the rows of a data set that Hugging Face's library saved, and are none.
+const BESIDE_ROWS: [&str; 4] = ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
+
+/// Whether a file of a folder holds rows, as far as its name tells.
+fn holds_rows(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    // That library keeps what it made of rows beside them.
+    let made = name.starts_with("cache-") && name.ends_with(".arrow");
+    format_of(path).is_some() && !made && !BESIDE_ROWS.contains(&name)
+}
+
 /// The files that a path, a folder or a pattern stands for, by name; hidden ones are left out. Of a folder those whose
-/// ending is a known format.
+/// ending is a known format; so a folder that Hugging Face's library saved a data set to is one of rows.
 ///
 /// # Errors
 /// When there are none.
@@ -268,7 +284,7 @@ pub fn files_matching(pattern: &str) -> Result<Vec<PathBuf>, DataError> {
     let mut files = Vec::new();
     for entry in found {
         let path = entry.map_err(|e| DataError::file(e.path().display().to_string(), e.error()))?;
-        if path.is_file() && (!folder || format_of(&path).is_some()) {
+        if path.is_file() && (!folder || holds_rows(&path)) {
             files.push(path);
         }
     }

@@ -124,6 +124,20 @@ fn ds_12_bad_tables() {
     assert_eq!(error(b""), "\"a.csv\": there are no rows");
 }
 
+/// A line or record without an end is refused before it fills memory.
+#[test]
+fn ds_12_endless_records() {
+    let folder = Folder::new(&[("a.csv", b"a,b\n1,2\n\"never closed"), ("a.jsonl", b"{}\n{")]);
+    for name in ["a.csv", "a.jsonl"] {
+        // The rest of the file is a hole, which takes no space and reads as zeros.
+        fs::File::options().write(true).open(folder.path(name)).unwrap().set_len(80 << 20).unwrap();
+    }
+    let csv = folder.error("a.csv", ReadOptions::default());
+    assert_eq!(csv, "a.csv, line 3: a record is longer than 67108864 bytes: is a quote never closed?");
+    let lines = folder.error("a.jsonl", ReadOptions::default());
+    assert_eq!(lines, "a.jsonl, line 2: the line is longer than 67108864 bytes");
+}
+
 #[test]
 fn ds_01_text() {
     let folder = one("a.txt", b"one\r\ntwo\n\n\nthree");
@@ -235,6 +249,75 @@ fn ds_01_parquet() {
         let columns = ReadOptions { columns: Some(vec!["none".into()]), ..Default::default() };
         assert!(folder.error("a.parquet", columns).contains(r#"there are "text", "label", "score", "tags""#));
     }
+}
+
+/// The folder of tables that Apache's own library wrote.
+fn tables() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tables")
+}
+
+fn rows_of(path: &Path, columns: Option<Vec<String>>) -> Result<Vec<String>, DataError> {
+    let options = ReadOptions { columns, ..Default::default() };
+    let dataset = DataFiles::new(&[path.display().to_string()], options)?.read()?;
+    Ok(dataset.iter().map(|row| serde_json::Value::Object(row.to_json()).to_string()).collect())
+}
+
+/// DS-01: Parquet and Arrow as Apache's library writes them: nested columns, dictionaries, all kinds of numbers.
+#[test]
+fn ds_01_tables_of_others() {
+    let expected = rows_of(&tables().join("rows.jsonl"), None).unwrap();
+    assert_eq!(rows_of(&tables().join("rows.arrow"), None).unwrap(), expected);
+    assert_eq!(rows_of(&tables().join("stream.arrow"), None).unwrap(), expected);
+    let first: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&expected[0]).unwrap();
+    let names: Vec<String> = first.keys().cloned().collect();
+    assert_eq!(rows_of(&tables().join("rows.parquet"), Some(names)).unwrap(), expected);
+    let money = rows_of(&tables().join("rows.parquet"), Some(vec!["money".into()])).unwrap();
+    assert_eq!(money, [r#"{"money":1.25}"#, r#"{"money":null}"#, r#"{"money":-3.0}"#]);
+}
+
+/// DS-01: a folder as Hugging Face's library saves it holds rows in Arrow files and other things beside them.
+#[test]
+fn ds_01_saved_data_sets() {
+    let stream = fs::read(tables().join("stream.arrow")).unwrap();
+    let folder = Folder::new(&[
+        ("d/dataset_dict.json", b"{\"splits\": []}"),
+        ("d/train/data-00000-of-00002.arrow", &stream),
+        ("d/train/data-00001-of-00002.arrow", &stream),
+        ("d/train/cache-1f.arrow", b"x"),
+        ("d/train/dataset_info.json", b"{}"),
+        ("d/train/state.json", b"{}"),
+        ("d/test/data-00000-of-00001.arrow", &stream),
+    ]);
+    let parts = DataFiles::new(&[folder.path("d")], ReadOptions::default()).unwrap().parts();
+    let sizes: Vec<_> = parts.into_iter().map(|(part, files)| (part, files.read().unwrap().len())).collect();
+    assert_eq!(sizes, [("test".into(), 3), ("train".into(), 6)]);
+}
+
+/// DS-12: an Arrow file cut off anywhere, or with any byte changed, gives an error or other rows, never a panic.
+#[test]
+fn ds_12_broken_arrow() {
+    for name in ["rows.arrow", "stream.arrow"] {
+        let whole = fs::read(tables().join(name)).unwrap();
+        let folder = one("a.arrow", &whole);
+        let path = folder.path("a.arrow");
+        for length in (0..whole.len()).step_by(61) {
+            fs::write(&path, &whole[..length]).unwrap();
+            // What is behind the last batch is not needed.
+            if let Err(error) = folder.read("a.arrow", ReadOptions::default()) {
+                assert!(error.is_usage() && error.to_string().contains("a.arrow"), "{error}");
+            }
+        }
+        let mut refused = 0;
+        for (at, mask) in (0..whole.len()).step_by(7).zip([0x01, 0x80, 0x55, 0xff].into_iter().cycle()) {
+            let mut broken = whole.clone();
+            broken[at] ^= mask;
+            fs::write(&path, &broken).unwrap();
+            refused += usize::from(folder.read("a.arrow", ReadOptions::default()).is_err());
+        }
+        assert!(refused > 0);
+    }
+    assert!(one("a.arrow", b"").error("a.arrow", ReadOptions::default()).contains("not an Arrow file"));
+    assert!(one("a.arrow", b"text").error("a.arrow", ReadOptions::default()).contains("not an Arrow file"));
 }
 
 /// DS-12: a file cut off anywhere, or with any byte changed, gives an error or other rows, never a panic.

@@ -1,6 +1,5 @@
 //! Token classification: words with a tag each. (DS-07) Must not know models.
 
-use super::encoder::signed;
 use super::{DataError, Encoder, Example, Feature, Labels, Preprocessor, Row};
 use crate::tokenizer::Text;
 use crate::training::collate::IGNORE_INDEX;
@@ -12,7 +11,8 @@ pub struct TokenClassification {
     pub encoder: Encoder,
     /// The column with the list of words.
     pub tokens: String,
-    /// The column with the list of tags, by name or number, and what they mean; `None` for prediction.
+    /// The column with the list of tags, by name or number, and what they mean; `None` for prediction, where examples have
+    /// `word_ids` instead (the number of each token's word, -1 for special tokens).
     pub tags: Option<(String, Labels)>,
     /// Whether a word's further tokens have its tag too (`B-X` as `I-X`, where there is one); otherwise they do not count.
     pub label_all_tokens: bool,
@@ -70,8 +70,9 @@ impl Preprocessor for TokenClassification {
                 example.set("labels", Feature::Ints(aligned));
             } else {
                 // Predictions are read word by word.
-                let words: Vec<u32> = encoding.word_ids.iter().map(|w| w.map_or(0, |w| w.saturating_add(1))).collect();
-                example.set("word_ids", Feature::Ints(signed(row, &words)?.iter().map(|w| w - 1).collect()));
+                let number = |word: &Option<u32>| word.map_or(-1, |w| i32::try_from(w).unwrap_or(i32::MAX));
+                let numbers = encoding.word_ids.iter().map(number).collect();
+                example.set("word_ids", Feature::Ints(numbers));
             }
             examples.push(example);
         }

@@ -220,12 +220,23 @@ pub fn compile_cached(
     say: &dyn Fn(&str),
 ) -> Result<(PathBuf, Vec<String>)> {
     say("reading the model");
-    let opened = Opened::new(model, from)?;
-    let task = opened.task();
-    let model = opened.load()?;
+    cached(Opened::new(model, from)?.load()?, from, options, say)
+}
+
+/// The artifact of a model that is read already, as [`compile_cached`].
+///
+/// # Errors
+/// As [`compile_cached`].
+pub fn cached(
+    model: Model,
+    from: &ModelOptions,
+    options: &CompileOptions,
+    say: &dyn Fn(&str),
+) -> Result<(PathBuf, Vec<String>)> {
     let cache = Cache::open()?;
     let mut settings = vec![
-        task.name().to_string(),
+        model.info.task.name().to_string(),
+        format!("{:?} {:?}", from.training, options.optimizer),
         format!("{:?} {:?} {:?} {:?}", options.storage, options.quantization, options.numeric, from.cache),
         format!("{:?} saturate={}", options.device, options.saturate),
         format!("{} {}", options.target.name(), options.target.features().join(",")),

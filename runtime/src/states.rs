@@ -76,6 +76,9 @@ impl States {
             }
             states.push(Some(arena));
         }
+        if artifact.manifest().states.iter().any(|state| state.initial.is_some()) {
+            artifact.release();
+        }
         Ok(States(states))
     }
 

@@ -58,7 +58,7 @@ fn run(matches: &clap::ArgMatches) -> Result<()> {
     } else {
         callbacks.push(Box::new(bar()));
     }
-    let outcome = fine_tune(job, &|what| spinner.say(what), callbacks)?;
+    let outcome = fine_tune(job, &|what| spinner.say(what), &|what| eprintln!("warning: {what}"), callbacks)?;
     drop(spinner);
     let show = |split: &str, logs: &Logs| match json {
         true => print(&format!("{}\n", serde_json::json!({ split: logs }))),

@@ -18,7 +18,7 @@ use lith_runtime::training::data::{Labels, Target};
 use lith_runtime::training::fine_tune::{Data, FineTuning, Outcome, name_of};
 use serde_json::json;
 
-use crate::compile::{CompileOptions, prepare};
+use crate::compile::{CompileOptions, cached};
 use crate::error::{Error, Result};
 use crate::model::{Model, ModelOptions, Opened};
 
@@ -34,11 +34,16 @@ pub struct Job {
     pub command: TrainCommand,
 }
 
-/// Trains a model further. `say` is told what is being done, callbacks what happens.
+/// Trains a model further. `say` is told what is being done, `warn` what the user should know, callbacks what happens.
 ///
 /// # Errors
 /// When the model or the rows cannot be read, arguments are wrong, or training fails.
-pub fn fine_tune(job: Job, say: &dyn Fn(&str), callbacks: Vec<Box<dyn Callback>>) -> Result<Outcome> {
+pub fn fine_tune(
+    job: Job,
+    say: &dyn Fn(&str),
+    warn: &dyn Fn(&str),
+    callbacks: Vec<Box<dyn Callback>>,
+) -> Result<Outcome> {
     let Job { model, mut from, mut compile, command } = job;
     let TrainCommand { data: data_args, args, report, threads, .. } = command;
     say("reading the data");
@@ -64,13 +69,9 @@ pub fn fine_tune(job: Job, say: &dyn Fn(&str), callbacks: Vec<Box<dyn Callback>>
     let tokenizer = Arc::new(Opened::new(&model_name, &from)?.tokenizer()?);
     let files = files(&model)?;
     let info = model.info.clone();
-    say("compiling");
-    let folder = tempfile::tempdir().map_err(|e| Error::failure(format!("temporary folder: {e}")))?;
-    let path = folder.path().join("model.lith");
-    prepare(model, &compile, None)?.write_artifact(&path)?;
+    let (path, warnings) = cached(model, &from, &compile, say)?;
+    warnings.iter().for_each(|warning| warn(warning));
     let program = Program::open(&path, threads).map_err(Error::failure)?;
-    // The file is mapped: it may go.
-    drop(folder);
     let mut program = CompiledTraining::new(program, hyperparameters(&args)).map_err(Error::failure)?;
     say("preparing the data");
     let card = ModelCard {

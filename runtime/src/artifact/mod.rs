@@ -164,6 +164,11 @@ impl Artifact {
         section_bytes(&self.map, &self.header, section::WEIGHTS).unwrap_or_default()
     }
 
+    /// Gives back the memory of the file's pages: of weights that were copied, for instance.
+    pub(crate) fn release(&self) {
+        self.map.release();
+    }
+
     /// The section of constants, which was checked at opening.
     pub(crate) fn consts(&self) -> &[u8] {
         section_bytes(&self.map, &self.header, section::CONSTS).unwrap_or_default()

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::caches::second_cache;
 use super::gemm::{Rows, part, pieces, tiles};
 use super::isa::Isa;
 use super::scratch::with_scratch;
@@ -64,13 +65,15 @@ pub unsafe extern "C" fn dot_f32(args: *const DotArgs, thread: i64, threads: i64
 pub(crate) unsafe fn dot_on(isa: Isa, args: &DotArgs, thread: usize, threads: usize) {
     debug_assert!(thread < threads);
     if args.batch > 0 && args.m > 0 && args.n > 0 {
-        let floats = K_BLOCK * COLUMN_BLOCK + ROW_BLOCK * K_BLOCK + TILE_ROWS * LANES;
-        with_scratch(floats, |scratch| isa.run(Dot { args, thread, threads, scratch }));
+        let blocks = Blocks::of(args.n as usize, args.k.max(0) as usize);
+        let floats = blocks.depth * blocks.columns + ROW_BLOCK * K_BLOCK + TILE_ROWS * LANES;
+        with_scratch(floats, |scratch| isa.run(Dot { args, blocks, thread, threads, scratch }));
     }
 }
 
 struct Dot<'a> {
     args: &'a DotArgs,
+    blocks: Blocks,
     thread: usize,
     threads: usize,
     scratch: &'a mut [f32],
@@ -80,10 +83,30 @@ struct Dot<'a> {
 const ROW_BLOCK: usize = 96;
 /// Products summed per pass: three panels of B this deep, and their rows of A, stay in the first-level cache.
 const K_BLOCK: usize = 128;
-/// Columns packed at once: with so many a packed row of A or B is used often enough.
-const COLUMN_BLOCK: usize = 384;
 /// Room for the register tile of any instruction set.
 const TILE_ROWS: usize = 16;
+/// Columns of B are packed in whole tiles: three panels.
+const TILE_COLUMNS: usize = 3 * LANES;
+
+/// How much of B is packed at once: half of the second-level cache, so that rows of A and C pass by it.
+#[derive(Clone, Copy)]
+struct Blocks {
+    /// Rows of B, at most: a function of the sizes alone, since sums go to memory in between.
+    depth: usize,
+    /// Columns of B, at most.
+    columns: usize,
+}
+
+impl Blocks {
+    fn of(n: usize, k: usize) -> Blocks {
+        const MOST_COLUMNS: usize = 8 * TILE_COLUMNS;
+        const MOST_DEPTH: usize = 32 * K_BLOCK;
+        let depth = k.min(MOST_DEPTH);
+        let fitting = second_cache() / 2 / size_of::<f32>() / depth.max(1);
+        let columns = fitting.clamp(TILE_COLUMNS, MOST_COLUMNS) / TILE_COLUMNS * TILE_COLUMNS;
+        Blocks { depth, columns: columns.min(n.next_multiple_of(LANES)) }
+    }
+}
 
 impl Kernel for Dot<'_> {
     type Output = ();
@@ -92,8 +115,7 @@ impl Kernel for Dot<'_> {
     fn run<S: Simd>(self, s: S) {
         let args = self.args;
         let (batch, m, n) = (args.batch as usize, args.m as usize, args.n as usize);
-        let panels = n.div_ceil(LANES);
-        let (row_blocks, column_blocks) = (m.div_ceil(ROW_BLOCK), n.div_ceil(COLUMN_BLOCK));
+        let (row_blocks, column_blocks) = (m.div_ceil(ROW_BLOCK), n.div_ceil(self.blocks.columns));
         // Tasks in the order (matrix, column block, row block): neighbours share the packed columns.
         let tasks = part(batch * column_blocks * row_blocks, self.thread, self.threads);
         let mut task = tasks.start;
@@ -101,11 +123,11 @@ impl Kernel for Dot<'_> {
             let (columns, first) = (task / row_blocks, task % row_blocks);
             let last = row_blocks.min(first + (tasks.end - task));
             let rows = part(m, first, row_blocks).start..part(m, last - 1, row_blocks).end;
-            let (matrix, panels) = (columns / column_blocks, part(panels, columns % column_blocks, column_blocks));
-            let columns = panels.start * LANES..n.min(panels.end * LANES);
+            let (matrix, column) = (columns / column_blocks, columns % column_blocks * self.blocks.columns);
+            let columns = column..n.min(column + self.blocks.columns);
             // SAFETY: matrix, rows and columns are in range, so the operands are as `DotArgs` promises; no other thread
             // has this block.
-            unsafe { block(s, args, matrix, rows, columns, self.scratch) };
+            unsafe { block(s, args, self.blocks, matrix, rows, columns, self.scratch) };
             task += last - first;
         }
     }
@@ -114,18 +136,19 @@ impl Kernel for Dot<'_> {
 /// Rows × columns of one matrix of C.
 ///
 /// # Safety
-/// The ranges are in range of `args`, whose operands are valid; `columns` are at most [`COLUMN_BLOCK`].
+/// The ranges are in range of `args`, whose operands are valid; `columns` are at most those of `blocks`.
 #[inline(always)]
 unsafe fn block<S: Simd>(
     s: S,
     args: &DotArgs,
+    blocks: Blocks,
     matrix: usize,
     rows: Range<usize>,
     columns: Range<usize>,
     scratch: &mut [f32],
 ) {
     let k = args.k.max(0) as usize;
-    let (packed_b, rest) = scratch.split_at_mut(K_BLOCK * COLUMN_BLOCK);
+    let (packed_b, rest) = scratch.split_at_mut(blocks.depth * blocks.columns);
     let (packed_a, narrow) = rest.split_at_mut(ROW_BLOCK * K_BLOCK);
     let at = |batch: i64, row: i64, col: i64, r: usize, c: usize| {
         (matrix as i64 * batch + r as i64 * row + c as i64 * col) as isize
@@ -133,80 +156,76 @@ unsafe fn block<S: Simd>(
     let a_at = |r, c| at(args.a_batch, args.a_row, args.a_col, r, c);
     let b_at = |r, c| at(args.b_batch, args.b_row, args.b_col, r, c);
     let c_at = |r, c| at(args.c_batch, args.c_row, args.c_col, r, c);
-    let [tile_rows, tile_panels] = <f32 as Element>::tile::<S>();
+    let [_, tile_panels] = <f32 as Element>::tile::<S>();
     // Panels that are as wide in C.
     let whole = if args.c_col == 1 { columns.len() / LANES } else { 0 };
-    let mut start = 0;
     // One empty pass where k = 0, which zeroes C.
-    loop {
-        let depth = (k - start).min(K_BLOCK);
-        // SAFETY: element (start + i, column) of B for i < depth exists, and the packed panels have room.
+    for deep in (0..k.max(1)).step_by(blocks.depth.max(1)).map(|first| first..k.min(first + blocks.depth)) {
+        // SAFETY: these elements of B exist, and the packed panels have room.
         unsafe {
-            let b = args.b.offset(b_at(start, columns.start));
-            pack_b(s, packed_b, depth, columns.len(), b, [args.b_row as isize, args.b_col as isize]);
+            let b = args.b.offset(b_at(deep.start, columns.start));
+            pack_b(s, packed_b, deep.len(), columns.len(), b, [args.b_row as isize, args.b_col as isize]);
         }
+        let panel = deep.len() * LANES;
         for rows in pieces(rows.clone(), ROW_BLOCK) {
-            let first_row = rows.start;
-            // SAFETY: as above, and for A and C alike; `narrow` has room for a tile's rows.
-            unsafe {
-                let (mut a, mut lda) = (args.a.offset(a_at(rows.start, start)), args.a_row as usize);
-                if args.a_col != 1 {
-                    pack_a(s, packed_a, rows.len(), depth, a, [args.a_row as isize, args.a_col as isize]);
-                    (a, lda) = (packed_a.as_ptr(), K_BLOCK);
-                }
-                let view = Rows {
-                    // The products of columns from `start` on are what it is asked for.
-                    a: a.wrapping_sub(start),
-                    lda,
-                    c: args.c.offset(c_at(rows.start, columns.start)),
-                    ldc: args.c_row as usize,
-                    count: rows.len(),
-                    k,
-                };
-                let panel = depth * LANES;
-                for group in pieces(0..whole, tile_panels) {
-                    let b = packed_b.as_ptr().add(group.start * panel);
-                    let next = b.wrapping_add(group.len() * panel);
-                    let c = view.c.add(group.start * LANES);
-                    tiles(s, &view, start..start + depth, b, next, panel, group.len(), c, view.ldc);
-                }
-                for column in (whole * LANES..columns.len()).step_by(LANES) {
-                    // By way of a tile of its own where C is narrower than a panel or its columns lie apart.
-                    let width = (columns.len() - column).min(LANES);
-                    for rows in pieces(rows.clone(), tile_rows.min(TILE_ROWS)) {
-                        let c = |r: usize, i: usize| args.c.offset(c_at(rows.start + r, columns.start + column + i));
-                        if start > 0 {
-                            for r in 0..rows.len() {
-                                for i in 0..width {
-                                    narrow[r * LANES + i] = *c(r, i);
+            for ks in pieces(deep.clone(), K_BLOCK).chain(deep.is_empty().then_some(0..0)) {
+                // SAFETY: as above, and for A and C alike; `narrow` has room for a tile's rows.
+                unsafe {
+                    let (mut a, mut lda) = (args.a.offset(a_at(rows.start, ks.start)), args.a_row as usize);
+                    if args.a_col != 1 {
+                        pack_a(s, packed_a, rows.len(), ks.len(), a, [args.a_row as isize, args.a_col as isize]);
+                        (a, lda) = (packed_a.as_ptr(), K_BLOCK);
+                    }
+                    let b = packed_b.as_ptr().add((ks.start - deep.start) * LANES);
+                    let view = Rows {
+                        // The products of columns from `ks.start` on are what it is asked for.
+                        a: a.wrapping_sub(ks.start),
+                        lda,
+                        c: args.c.offset(c_at(rows.start, columns.start)),
+                        ldc: args.c_row as usize,
+                        count: rows.len(),
+                        k,
+                    };
+                    for group in pieces(0..whole, tile_panels) {
+                        let (b, c) = (b.add(group.start * panel), view.c.add(group.start * LANES));
+                        let next = b.wrapping_add(group.len() * panel);
+                        tiles(s, &view, ks.clone(), b, next, panel, group.len(), c, view.ldc);
+                    }
+                    for column in (whole * LANES..columns.len()).step_by(LANES) {
+                        // By way of a tile of its own where C is narrower than a panel or its columns lie apart.
+                        let width = (columns.len() - column).min(LANES);
+                        for some in pieces(rows.clone(), S::ROWS.min(TILE_ROWS)) {
+                            let c =
+                                |r: usize, i: usize| args.c.offset(c_at(some.start + r, columns.start + column + i));
+                            if ks.start > 0 {
+                                for r in 0..some.len() {
+                                    for i in 0..width {
+                                        narrow[r * LANES + i] = *c(r, i);
+                                    }
                                 }
                             }
-                        }
-                        let tile = TileArgs {
-                            k: depth,
-                            a: a.add((rows.start - first_row) * lda),
-                            lda,
-                            b: packed_b.as_ptr().add(column / LANES * panel),
-                            b_step: LANES,
-                            b_panel: panel,
-                            c: narrow.as_mut_ptr(),
-                            ldc: LANES,
-                            accumulate: start > 0,
-                            next: None,
-                        };
-                        s.tile(rows.len(), 1, &tile);
-                        for r in 0..rows.len() {
-                            for i in 0..width {
-                                *c(r, i) = narrow[r * LANES + i];
+                            let tile = TileArgs {
+                                k: ks.len(),
+                                a: a.add((some.start - rows.start) * lda),
+                                lda,
+                                b: b.add(column / LANES * panel),
+                                b_step: LANES,
+                                b_panel: panel,
+                                c: narrow.as_mut_ptr(),
+                                ldc: LANES,
+                                accumulate: ks.start > 0,
+                                next: None,
+                            };
+                            s.tile(some.len(), 1, &tile);
+                            for r in 0..some.len() {
+                                for i in 0..width {
+                                    *c(r, i) = narrow[r * LANES + i];
+                                }
                             }
                         }
                     }
                 }
             }
-        }
-        start += depth;
-        if start == k {
-            break;
         }
     }
 }

@@ -145,6 +145,7 @@ fn table(state: &TrainerState, evaluations: &[&Logs]) -> String {
     names.iter().for_each(|_| text.push_str("---|"));
     text.push('\n');
     let mut loss = None;
+    let mut rows: Vec<(u64, String)> = Vec::new();
     for line in &state.log_history {
         loss = line.get("loss").and_then(Value::as_f64).or(loss);
         if !line.contains_key("eval_loss") {
@@ -153,10 +154,16 @@ fn table(state: &TrainerState, evaluations: &[&Logs]) -> String {
         let number = |name: &str| line.get(name).and_then(Value::as_f64).map_or("-".to_string(), four_digits);
         let step = line.get("step").and_then(Value::as_u64).unwrap_or(0);
         let loss = loss.map_or("-".to_string(), four_digits);
-        text.push_str(&format!("| {step} | {} | {loss} |", number("epoch")));
-        names.iter().for_each(|name| text.push_str(&format!(" {} |", number(&format!("eval_{name}")))));
-        text.push('\n');
+        let mut row = format!("| {step} | {} | {loss} |", number("epoch"));
+        names.iter().for_each(|name| row.push_str(&format!(" {} |", number(&format!("eval_{name}")))));
+        // Of several evaluations after one update the last counts.
+        rows.retain(|(other, _)| *other != step);
+        rows.push((step, row));
     }
+    rows.iter().for_each(|(_, row)| {
+        text.push_str(row);
+        text.push('\n');
+    });
     text
 }
 
@@ -175,6 +182,7 @@ mod tests {
             {"loss": 0.5, "epoch": 2.0, "step": 20},
             {"eval_loss": 0.5, "eval_accuracy": 0.875, "eval_runtime": 1.5, "epoch": 2.0, "step": 20},
             {"train_loss": 0.6, "epoch": 2.0, "step": 20},
+            {"eval_loss": 0.5, "eval_accuracy": 0.875, "eval_runtime": 1.5, "epoch": 2.0, "step": 20},
         ]);
         state.log_history = lines.as_array().unwrap().iter().map(|line| line.as_object().unwrap().clone()).collect();
         (state.global_step, state.epoch) = (20, 2.0);
@@ -214,6 +222,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+        assert_eq!(text.matches("| 20 |").count(), 1);
         let bare = ModelCard::default().text(&TrainingArguments::default(), &TrainerState::default());
         assert!(bare.contains("Trained from scratch") && !bare.contains("Evaluations"));
     }

@@ -143,7 +143,7 @@ fn families_give_what_transformers_gives() {
         let stored = Checkpoint::open(&source, &OpenOptions::default()).unwrap();
         let pooler = Family::find(config.model_type()).unwrap().has_pooler(|name| stored.tensor(name).is_some());
         for layout in LAYOUTS {
-            let traced = trace(&config, head, &Options { layout, pooler }).unwrap();
+            let traced = trace(&config, head, &Options { layout, pooler, training: None }).unwrap();
             let loaded = [load(&source, &traced.parts[0])];
             let graph = &traced.program.entries[ENTRY];
             for batch in batches {

@@ -8,10 +8,7 @@ use std::collections::BTreeMap;
 use common::training::classifier;
 use lith_ir::interp::{Interpreter, Mode, Tensor};
 use lith_ir::testing::{Case, Rng, cases_for, random_case};
-use lith_ir::{
-    Activation, Binary, Builder, Compare, DType, Dim, Graph, Op, Program, Reduction, Symbol, Type, Unary, Value, text,
-    verify,
-};
+use lith_ir::{Activation, Binary, Builder, Compare, DType, Graph, Op, Program, Reduction, Type, Unary, Value, text};
 use lith_passes::differentiate::{DifferentiateError, gradients};
 
 /// Ops that no gradient goes through, each with the reason.

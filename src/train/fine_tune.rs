@@ -99,6 +99,9 @@ fn head_for(target: Target, opened: &Opened, from: &mut ModelOptions) -> Result<
             return Ok(target);
         }
     };
+    if let (Target::Single(_), [only]) = (&target, names) {
+        return Err(Error::input(format!("all labels are {only:?}: there is nothing to tell apart")));
+    }
     let known: Vec<String> = config.labels().iter().map(|(_, name)| name.to_string()).collect();
     let has_head = config.head().is_some_and(|head| head.task() == from.task.as_deref().unwrap_or_default());
     let numbered = |i: usize| format!("LABEL_{i}");

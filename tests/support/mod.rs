@@ -3,6 +3,7 @@
 
 pub mod bad;
 pub mod language;
+pub mod training;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -118,13 +118,17 @@ impl CompiledTraining {
             ("max_grad_norm", max_grad_norm),
             ("step", at.step as f64),
         ];
-        let zeros = |arg: &ArgEntry| self.zeros_for(arg, batch);
-        let missing: Vec<(&str, Tensor)> = found
-            .args
-            .iter()
-            .filter(|arg| batch.get(&arg.name).is_none() && MAY_LACK.contains(&arg.name.as_str()))
-            .filter_map(|arg| Some((arg.name.as_str(), zeros(arg)?)))
-            .collect();
+        let made = |arg: &ArgEntry| match batch.get(&arg.name) {
+            None if MAY_LACK.contains(&arg.name.as_str()) => self.zeros_for(arg, batch),
+            // The numbers of one output are a column.
+            Some(tensor) if arg.shape.len() == 2 => match *tensor.shape() {
+                [rows] => Tensor::from_bytes(tensor.dtype(), vec![rows, 1], tensor.bytes()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let made: Vec<(&str, Tensor)> =
+            found.args.iter().filter_map(|arg| Some((arg.name.as_str(), made(arg)?))).collect();
         let mut args: Vec<(&str, View<'_>)> = Vec::with_capacity(found.args.len());
         for arg in &found.args {
             let name = arg.name.as_str();
@@ -132,7 +136,7 @@ impl CompiledTraining {
                 "items" => View { dtype: DType::F32, shape: &[], bytes: bytes_of(&at.items) },
                 "dropout_key" => View { dtype: DType::U32, shape: &[2], bytes: bytes_of(&at.key) },
                 _ => {
-                    let given = || batch.get(name).or_else(|| missing.iter().find(|(n, _)| *n == name).map(|(_, t)| t));
+                    let given = || made.iter().find(|(n, _)| *n == name).map(|(_, t)| t).or_else(|| batch.get(name));
                     match (numbers.iter().find(|(n, _)| *n == name), given()) {
                         (Some((_, number)), _) => View { dtype: DType::F64, shape: &[], bytes: bytes_of(number) },
                         (None, Some(tensor)) => tensor.view(),

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::arguments::{IntervalStrategy, TrainingArguments};
+use super::arguments::TrainingArguments;
 use super::callbacks::Callback;
 use super::card::ModelCard;
 use super::checkpoint::ModelFiles;
@@ -131,14 +131,18 @@ impl Data {
         self.validation.is_some()
     }
 
-    /// What the labels of classification are: the column's in both parts. Nothing for other tasks.
+    /// What the labels of classification are: those of the rows to learn from, and of what was split off them. A label
+    /// that only files of their own for evaluation have cannot be learned; it is refused where they are prepared.
+    /// Nothing for other tasks.
     ///
     /// # Errors
     /// When the column is missing, or a row lacks a label.
     pub fn target(&self, task: Task, args: &DataArguments) -> Result<Option<Target>, DataError> {
         let all = match &self.validation {
-            Some(validation) => Dataset::concatenate(&[self.train.clone(), validation.clone()]),
-            None => self.train.clone(),
+            Some(split) if args.validation_files.is_empty() => {
+                Dataset::concatenate(&[self.train.clone(), split.clone()])
+            }
+            _ => self.train.clone(),
         };
         let column = || column(&self.train, args.label_column.as_deref(), &["label", "labels"]);
         Ok(match task.name() {
@@ -215,7 +219,7 @@ impl FineTuning<'_> {
     /// # Errors
     /// [`FineTuneError`]; checkpoints saved until then stay.
     pub fn run(self) -> Result<Outcome, FineTuneError> {
-        let FineTuning { program, info, tokenizer, data, data_args, mut args, target, files, card, report, callbacks } =
+        let FineTuning { program, info, tokenizer, data, data_args, args, target, files, card, report, callbacks } =
             self;
         let task = info.task;
         let preprocessor = preprocessor(task, info, &tokenizer, &data, &data_args, target.as_ref())?;
@@ -227,9 +231,6 @@ impl FineTuning<'_> {
         };
         let train = examples(&data.train)?;
         let eval = data.validation.as_ref().map(examples).transpose()?;
-        if eval.is_none() {
-            args.eval_strategy = IntervalStrategy::No;
-        }
         let resume = Resume::from_argument(args.resume_from_checkpoint.as_deref());
         let title = card.name.clone();
         let mut parts = TrainerParts::new(program, args, collator);

@@ -1,0 +1,349 @@
+//! `lith train` through the real command: what it writes, that it learns, that nothing but seed and rows decides the
+//! result, that training which was killed goes on as if nothing had happened, and how wrong rows and arguments are told.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use support::bad::{Case, expect_refusal};
+use support::read_json;
+use support::training::*;
+
+/// EC-11, EC-13, EC-18, DS-04: rows with `text` and `label` need no further arguments, and what comes out is a model like any other.
+#[test]
+fn a_file_of_rows_is_enough() {
+    let case = case("bert-sequence-classification", &two_classes(24));
+    let output = train(&case, &[]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("train_loss"));
+    let out = case.root().join("out");
+    for name in [
+        "README.md",
+        "all_results.json",
+        "config.json",
+        "log.jsonl",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "train_results.json",
+        "trainer_state.json",
+        "training_args.json",
+        "checkpoint-9/optimizer.safetensors",
+    ] {
+        assert!(out.join(name).is_file(), "there is no {name}");
+    }
+    let config = read_json(&out.join("config.json"));
+    assert_eq!(config["architectures"], json!(["BertForSequenceClassification"]));
+    assert_eq!(config["id2label"], json!({"0": "first", "1": "second"}));
+    assert_eq!(config["label2id"], json!({"first": 0, "second": 1}));
+    assert_eq!(config["problem_type"], "single_label_classification");
+    assert_eq!(read_json(&out.join("train_results.json"))["epoch"], 3.0);
+    assert_eq!(read_json(&out.join("trainer_state.json"))["global_step"], 9);
+    assert_eq!(read_json(&out.join("training_args.json"))["learning_rate"], 5e-5);
+    let (before, after) = (tensors(&case.file("model.safetensors")), tensors(&out.join("model.safetensors")));
+    assert_eq!(after["classifier.weight"].len(), 2 * 32);
+    let changed = after.iter().filter(|(name, values)| before.get(*name) != Some(values)).count();
+    assert_eq!((changed, after.len()), (before.len(), before.len()), "every parameter learns");
+    let answer = case.run(&["run", "out", "--json", "--top-k", "2", "the capital"]);
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
+    let mut labels: Vec<&str> = answer.as_array().unwrap().iter().map(|a| a["label"].as_str().unwrap()).collect();
+    labels.sort_unstable();
+    assert_eq!(labels, ["first", "second"]);
+}
+
+/// Trains a model on rows for a task and expects its loss to fall; what is left in the folder.
+fn learns(fixture: &str, rows: &[Value], share: f64) -> Case {
+    let case = case(fixture, rows);
+    train(&case, &QUICK);
+    expect_learning(&case, share);
+    case
+}
+
+/// EC-01, EC-07, DS-01: held out rows are told apart after training, and CSV is read as JSON is.
+#[test]
+fn text_classification() {
+    let case = case("bert-sequence-classification", &[]);
+    let rows = texts(48).into_iter().map(|(text, kind)| format!("\"{text}\",{}\n", ["first", "second"][kind]));
+    fs::write(case.root().join("train.csv"), "sentence,label\n".to_string() + &rows.collect::<String>()).unwrap();
+    let mut args = vec!["train", "model", "--train-file", "train.csv", "--output-dir", "out"];
+    args.extend(["--validation-split", "0.25", "--eval-strategy", "epoch", "--num-train-epochs", "8"]);
+    args.extend(&QUICK[..4]);
+    let output = case.run(&args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    expect_learning(&case, 0.75);
+    let results = read_json(&case.root().join("out/eval_results.json"));
+    assert!(results["eval_accuracy"].as_f64().is_some_and(|share| share >= 0.6), "{results}");
+    let state = read_json(&case.root().join("out/trainer_state.json"));
+    let evaluations = state["log_history"].as_array().unwrap().iter().filter(|line| !line["eval_loss"].is_null());
+    assert!(evaluations.count() >= 8);
+}
+
+/// DS-04, TL-07: lists of labels, any number of them is true of a text.
+#[test]
+fn multi_label_classification() {
+    let rows = labelled(48, |kind| [json!(["far"]), json!(["far", "near"])][kind].clone());
+    let case = learns("bert-sequence-classification", &rows, 0.7);
+    let config = read_json(&case.root().join("out/config.json"));
+    assert_eq!(config["problem_type"], "multi_label_classification");
+    assert_eq!(config["id2label"], json!({"0": "far", "1": "near"}));
+}
+
+/// DS-04, TL-07: numbers with fractions, one output, mean squared error.
+#[test]
+fn regression() {
+    let rows = labelled(48, |kind| json!([0.25, 2.5][kind]));
+    let case = case("bert-sequence-classification", &rows);
+    train(&case, &[&QUICK[..4], &["--num-train-epochs", "12"]].concat());
+    expect_learning(&case, 0.5);
+    // Who knows nothing of the text does not fall below the variance of the targets.
+    assert!(losses(&case).last().is_some_and(|loss| *loss < 1.125f64.powi(2)));
+    let config = read_json(&case.root().join("out/config.json"));
+    assert_eq!(config["problem_type"], "regression");
+    assert_eq!(tensors(&case.root().join("out/model.safetensors"))["classifier.weight"].len(), 32);
+}
+
+/// DS-07: words with tags; only a word's first token counts.
+#[test]
+fn token_classification() {
+    let tag = |word: &str| if word == "capital" || word == "pieces" { "B-WORD" } else { "O" };
+    let row = |text: String| {
+        let words: Vec<&str> = text.split(' ').collect();
+        let tags: Vec<&str> = words.iter().map(|word| tag(word)).collect();
+        json!({"tokens": words, "ner_tags": tags})
+    };
+    let rows: Vec<Value> = texts(48).into_iter().map(|(text, _)| row(text)).collect();
+    let case = learns("bert-token-classification", &rows, 0.75);
+    let config = read_json(&case.root().join("out/config.json"));
+    assert_eq!(config["architectures"], json!(["BertForTokenClassification"]));
+    assert_eq!(config["id2label"], json!({"0": "B-WORD", "1": "O"}));
+}
+
+/// COL-05, TL-07: masked tokens are predicted.
+#[test]
+fn fill_mask() {
+    let rows: Vec<Value> = texts(48).into_iter().map(|(text, _)| json!({"text": text})).collect();
+    let more = ["--num-train-epochs", "8", "--mlm-probability", "0.3"];
+    let case = case("bert-masked-lm", &rows);
+    train(&case, &[&QUICK[..4], &more].concat());
+    expect_learning(&case, 0.8);
+}
+
+/// Gives a model of few tokens the tokenizer of another fixture, without the tokens that it has not.
+fn lend_tokenizer(case: &Case, vocab_size: u64) {
+    let from = support::fixtures().join("bert-sequence-classification");
+    let mut tokenizer = read_json(&from.join("tokenizer.json"));
+    let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    vocab.retain(|_, id| id.as_u64().unwrap() < vocab_size);
+    fs::write(case.file("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let mut config = read_json(&from.join("tokenizer_config.json"));
+    config["eos_token"] = json!("[SEP]");
+    config["model_input_names"] = json!(["input_ids"]);
+    fs::write(case.file("tokenizer_config.json"), config.to_string()).unwrap();
+}
+
+/// COL-07, DS-05, TL-07: causal language models, by rows and in joined blocks.
+#[test]
+fn text_generation() {
+    let rows: Vec<Value> = texts(48).into_iter().map(|(text, _)| json!({"text": text})).collect();
+    for (model, blocks) in [("llama", &[][..]), ("gpt2", &["--block-size", "32"])] {
+        let case = case(&format!("decoders/{model}"), &rows);
+        let vocab_size = read_json(&case.file("config.json"))["vocab_size"].as_u64().unwrap();
+        lend_tokenizer(&case, vocab_size);
+        train(&case, &[&QUICK, blocks].concat());
+        expect_learning(&case, 0.8);
+    }
+}
+
+/// TL-20: rows and seed alone decide all files bit for bit, whatever the number of threads; another seed
+/// is another run.
+#[test]
+fn threads_change_no_bit() {
+    let run = |threads: &str, seed: &str| {
+        let case = case("bert-sequence-classification", &two_classes(40));
+        train(&case, &["--logging-steps", "1", "--learning-rate", "1e-3", "--threads", threads, "--seed", seed]);
+        case
+    };
+    let first = run("1", "7");
+    for threads in ["1", "2", "3"] {
+        let second = run(threads, "7");
+        expect_same_files(&first.root().join("out"), &second.root().join("out"));
+    }
+    let other = run("1", "8");
+    let weights = |case: &Case| fs::read(case.root().join("out/model.safetensors")).unwrap();
+    assert!(weights(&first) != weights(&other), "the seed decides nothing");
+}
+
+/// TL-06, BS-02: four accumulated batches of 8 are one of 32.
+#[test]
+fn accumulated_batches_are_one() {
+    let run = |size: &str, batches: &str| {
+        let case = case("bert-sequence-classification", &two_classes(32));
+        let mut args = vec!["--per-device-train-batch-size", size, "--gradient-accumulation-steps", batches];
+        args.extend(["--set", "hidden_dropout_prob=0", "--set", "attention_probs_dropout_prob=0"]);
+        args.extend(["--optim", "sgd", "--learning-rate", "0.1", "--logging-steps", "1"]);
+        train(&case, &args);
+        assert_eq!(read_json(&case.root().join("out/trainer_state.json"))["global_step"], 3);
+        case
+    };
+    let (one, four) = (run("32", "1"), run("8", "4"));
+    for (a, b) in losses(&one).iter().zip(losses(&four)) {
+        assert!((a - b).abs() <= 1e-6, "losses {a} and {b}");
+    }
+    let weights = |case: &Case| tensors(&case.root().join("out/model.safetensors"));
+    let (before, one, four) = (tensors(&one.file("model.safetensors")), weights(&one), weights(&four));
+    assert!(one["classifier.bias"] != before["classifier.bias"]);
+    for (name, values) in &one {
+        let gap = values.iter().zip(&four[name]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(gap <= 1e-6, "{name} differs by {gap:e}");
+    }
+}
+
+/// EC-20, EC-22: a run to update 4 and on to update 10 is a run to update 10, in the middle of epochs too.
+#[test]
+fn a_run_goes_on_where_it_stopped() {
+    let more = |steps: &'static str| {
+        let mut args = vec!["--max-steps", steps, "--save-steps", "4", "--lr-scheduler-type", "constant_with_warmup"];
+        args.extend(["--warmup-steps", "6", "--logging-steps", "1", "--learning-rate", "1e-3"]);
+        args
+    };
+    let (whole, cut) = [(); 2].map(|()| case("bert-sequence-classification", &two_classes(40))).into();
+    train(&whole, &more("10"));
+    train(&cut, &more("4"));
+    train(&cut, &[&more("10")[..], &["--resume-from-checkpoint", "out/checkpoint-4"]].concat());
+    assert_eq!(updates(&whole), updates(&cut));
+    for name in ["model.safetensors", "checkpoint-10/model.safetensors", "checkpoint-10/optimizer.safetensors"] {
+        let bytes = |case: &Case| fs::read(case.root().join("out").join(name)).unwrap();
+        assert!(bytes(&whole) == bytes(&cut), "{name} differs");
+    }
+}
+
+/// EC-20, EC-21, EC-22: a run that is killed again and again, and resumed each time, ends with the bits of one that was
+/// not.
+#[test]
+fn killed_and_resumed() {
+    let rows = two_classes(64);
+    let mut args = vec!["--num-train-epochs", "5", "--save-steps", "3", "--save-total-limit", "2"];
+    args.extend(["--logging-steps", "1", "--learning-rate", "1e-3", "--json", "--threads", "1"]);
+    let whole = case("bert-sequence-classification", &rows);
+    train(&whole, &args);
+    let killed = case("bert-sequence-classification", &rows);
+    let mut kills = 0;
+    for moment in [3, 5, 12, 20, 27, 33] {
+        let resume = if kills == 0 { "false" } else { "true" };
+        let mut command = killed.command(&arguments(&[&args[..], &["--resume-from-checkpoint", resume]].concat()));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            if line["step"].as_u64().is_some_and(|step| step >= moment) {
+                // SIGKILL: nothing is told to the process.
+                child.kill().unwrap();
+                break;
+            }
+        }
+        let output = child.wait_with_output().unwrap();
+        kills += usize::from(output.status.code().is_none());
+        assert!(output.status.code().is_none_or(|code| code == 0), "{}", String::from_utf8_lossy(&output.stderr));
+        if output.status.success() {
+            break;
+        }
+        // Killed before there was any checkpoint: there is nothing to go on from.
+        if !fs::read_dir(killed.root().join("out")).unwrap().any(|e| e.unwrap().path().is_dir()) {
+            kills = 0;
+        }
+    }
+    assert!(kills >= 2, "killed {kills} times only");
+    train(&killed, &[&args[..], &["--resume-from-checkpoint"]].concat());
+    assert_eq!(updates(&whole), updates(&killed));
+    for name in ["model.safetensors", "checkpoint-40/model.safetensors", "checkpoint-40/optimizer.safetensors"] {
+        let bytes = |case: &Case| fs::read(case.root().join("out").join(name)).unwrap();
+        assert!(bytes(&whole) == bytes(&killed), "{name} differs");
+    }
+}
+
+/// DS-12, DS-04: what is wrong with rows is told by file, line and column, before anything is written.
+#[test]
+fn wrong_rows() {
+    let case = case("bert-sequence-classification", &two_classes(4));
+    let refused = |file: &str, more: &[&str], message: &[&str]| {
+        let args = [&["train", "model", "--output-dir", "out", "--train-file", file], more].concat();
+        case.refused(&args, message);
+    };
+    let rows = ["up", "down"].map(|kind| json!({"words": "we live", "kind": kind}));
+    write_rows(&case, "columns.jsonl", &rows);
+    refused("columns.jsonl", &[], &["columns.jsonl", "line 1", "\"label\"", "\"words\"", "\"kind\""]);
+    refused("columns.jsonl", &["--label-column", "kind"], &["columns.jsonl", "line 1", "\"text\"", "\"words\""]);
+    refused("train.jsonl", &["--text-column", "body"], &["train.jsonl", "line 1", "\"body\""]);
+    write_rows(
+        &case,
+        "other.jsonl",
+        &[json!({"text": "we", "label": "first"}), json!({"text": "it", "label": "third"})],
+    );
+    refused(
+        "train.jsonl",
+        &["--validation-file", "other.jsonl"],
+        &["other.jsonl", "line 2", "third", "first", "second"],
+    );
+    fs::write(case.root().join("empty.jsonl"), "").unwrap();
+    refused("empty.jsonl", &[], &["empty.jsonl", "no rows"]);
+    refused("train.jsonl", &["--validation-file", "empty.jsonl"], &["empty.jsonl", "no rows"]);
+    fs::write(case.root().join("lines.jsonl"), "{\"text\":\"we\",\"label\":\"up\"}\nup, we\n").unwrap();
+    refused("lines.jsonl", &[], &["lines.jsonl", "line 2", "JSON"]);
+    write_rows(&case, "null.jsonl", &[json!({"text": "we", "label": "up"}), json!({"text": null, "label": "down"})]);
+    refused("null.jsonl", &[], &["null.jsonl", "line 2", "\"text\""]);
+    write_rows(&case, "one.jsonl", &[json!({"text": "we", "label": "up"}), json!({"text": "it", "label": "up"})]);
+    refused("one.jsonl", &[], &["all labels", "\"up\""]);
+    refused("nowhere.jsonl", &[], &["nowhere.jsonl"]);
+}
+
+/// DS-12: a text that the model does not take is cut only where that was asked for.
+#[test]
+fn texts_that_are_too_long() {
+    let long = "it is ".repeat(100);
+    let rows = [json!({"text": "we", "label": "first"}), json!({"text": long, "label": "second"})];
+    let case = case("bert-sequence-classification", &rows);
+    case.refused(&arguments(&[]), &["train.jsonl", "line 2", "202 tokens", "64"]);
+    train(&case, &["--truncate", "--max-steps", "1"]);
+}
+
+/// TI-02, OP-01: arguments that cannot be, and those that contradict each other.
+#[test]
+fn wrong_arguments() {
+    let case = case("bert-sequence-classification", &two_classes(4));
+    let refused = |more: &[&str], message: &[&str]| case.refused(&arguments(more), message);
+    let evaluated = ["--validation-split", "0.5", "--load-best-model-at-end", "--eval-strategy", "epoch"];
+    refused(&[&evaluated[..], &["--save-strategy", "steps"]].concat(), &["load_best_model_at_end", "epoch", "steps"]);
+    refused(&["--eval-strategy", "epoch"], &["eval_strategy", "epoch", "no evaluation data"]);
+    refused(&["--optim", "nonesuch"], &["optim", "nonesuch", "adamw_torch"]);
+    refused(&["--learning-rate", "fast"], &["learning_rate", "fast"]);
+    refused(&["--learning-rate", "-1"], &["learning_rate", "-1"]);
+    refused(&["--per-device-train-batch-size", "0"], &["per_device_train_batch_size"]);
+    refused(&["--lr-scheduler-type", "spiral"], &["lr_scheduler_type", "spiral", "linear"]);
+    refused(&["--no-such-argument", "1"], &["no-such-argument"]);
+    refused(&["--resume-from-checkpoint", "nowhere"], &["nowhere"]);
+    refused(&["--resume-from-checkpoint"], &["out", "checkpoint"]);
+    let task = ["--task", "question-answering", "--set", "num_labels=2"];
+    refused(&task, &["no training", "question-answering", "text-classification"]);
+    expect_refusal(&case.run(&["train", "model"]), &["--train-file"]);
+}
+
+/// TL-14: a loss that is no number ends training with the update, its batch and what to change; the checkpoint before it
+/// stays and is whole.
+#[test]
+fn a_loss_that_is_no_number() {
+    let case = case("bert-sequence-classification", &two_classes(32));
+    let more = ["--learning-rate", "1e30", "--max-grad-norm", "0", "--save-steps", "1"];
+    let output = case.run(&arguments(&more));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for part in ["update 2", "NaN", "batch 2", "examples", "learning_rate"] {
+        assert!(stderr.contains(part), "`{part}` is not in: {stderr}");
+    }
+    let out = case.root().join("out");
+    assert!(out.join("checkpoint-1/optimizer.safetensors").is_file());
+    assert!(!out.join("checkpoint-2").exists() && !out.join("model.safetensors").exists());
+    let weights = tensors(&out.join("checkpoint-1/model.safetensors"));
+    assert!(!weights.is_empty() && weights.values().flatten().all(|v| v.is_finite()));
+}

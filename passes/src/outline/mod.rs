@@ -44,7 +44,7 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
 
 /// How many nodes like its output, counted backwards from it, a block is first looked for at. Where a block is found
 /// among so few, it is one of the whole graph, however deep that is; where none is, all are looked at.
-const RECENT: usize = 6;
+const RECENT: usize = 16;
 
 /// How many nodes like its output, counted backwards from it, may be the input of a block: a layer has some of a kind.
 const INPUTS: usize = 4;

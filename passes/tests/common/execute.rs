@@ -121,6 +121,7 @@ impl<'a> Execution<'a> {
                 let whole = self.read(graph, plan, base, args, results, *of);
                 match &graph.node(value.node).op {
                     Op::Slice { start, stop, .. } => columns(&whole, self.size(start)..self.size(stop)),
+                    Op::Transpose { .. } => across(&whole),
                     _ => whole.to_bytes(),
                 }
             }
@@ -188,4 +189,18 @@ fn columns(whole: &Tensor, columns: std::ops::Range<usize>) -> Vec<u8> {
         return Vec::new();
     }
     bytes.chunks(row).flat_map(|row| row[columns.start * size..columns.end * size].to_vec()).collect()
+}
+
+/// The bytes of matrices, the last two axes, the other way round.
+fn across(whole: &Tensor) -> Vec<u8> {
+    let (shape, bytes, size) = (whole.shape(), whole.to_bytes(), whole.dtype().size());
+    let [.., rows, cols] = shape[..] else { panic!("{shape:?} the other way round") };
+    if rows * cols == 0 {
+        return Vec::new();
+    }
+    let matrices = bytes.chunks(rows * cols * size).flat_map(|matrix| {
+        let at = move |row: usize, col: usize| &matrix[(row * cols + col) * size..][..size];
+        (0..cols).flat_map(move |col| (0..rows).flat_map(move |row| at(row, col).to_vec()))
+    });
+    matrices.collect()
 }

@@ -365,7 +365,9 @@ fn traced_encoders_cost_no_more() {
         let compiled = saturated(program, Numeric::Reassociate);
         assert!(!compiled.saturation.graphs.is_empty());
         for g in &compiled.saturation.graphs {
-            assert!(g.cost_before_us.is_finite() && g.cost_after_us <= g.cost_before_us, "{g:?}");
+            // Equal costs, summed in another order.
+            let rounding = 1e-12 * g.cost_before_us;
+            assert!(g.cost_before_us.is_finite() && g.cost_after_us <= g.cost_before_us + rounding, "{g:?}");
             assert_ne!(g.stopped, "time", "{g:?}");
         }
     }

@@ -1,7 +1,7 @@
 //! Reverse-mode differentiation: adds to a graph the nodes that compute the gradient of a scalar with respect to values.
 //!
-//! Each op row has its rule, found by one exhaustive match: primitives in [`primitives`], composites with a backward form
-//! of their own in [`composites`] and [`attention`]. A composite without one is put in its graph as its decomposition
+//! Each op row has its rule, found by one exhaustive match: primitives in `primitives`, composites with a backward form
+//! of their own in `composites` and `attention`. A composite without one is put in its graph as its decomposition
 //! first. A value's gradient is the sum of what its users contribute, in the reverse of the graph's order, so that the same
 //! graph gives the same bits. Nodes stand at the path of the node that they are the backward of, behind `backward`, so that
 //! what repeats forward repeats backward. Knows no optimizer.

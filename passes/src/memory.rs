@@ -11,7 +11,7 @@ use lith_ir::{Dim, Graph, NodeId, Op, Program, Symbols, Type, Value};
 
 use crate::cache::Caches;
 use crate::calls::callees_first;
-use crate::reads::Stored;
+use crate::reads::{Stored, is_elementwise};
 use crate::regions::{both_inner, in_region, live_range};
 use crate::{Compiled, PassError};
 
@@ -171,11 +171,7 @@ pub(crate) fn shares(graph: &Graph, stored: &Stored<'_>, plan: &GraphPlan, v: Va
     let mut walked = BTreeSet::new();
     let mut stack = vec![new.node];
     while let Some(n) = stack.pop() {
-        let elementwise = matches!(
-            graph.node(n).op,
-            Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. }
-        );
-        if elementwise && kernel.nodes.contains(&n) && walked.insert(n) {
+        if is_elementwise(&graph.node(n).op) && kernel.nodes.contains(&n) && walked.insert(n) {
             stack.extend(graph.inputs(n).into_iter().map(|v| v.node));
         }
     }

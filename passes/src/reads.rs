@@ -11,6 +11,11 @@ pub(crate) fn is_outside(op: &Op) -> bool {
     matches!(op, Op::Arg { .. } | Op::Param { .. } | Op::Const { .. } | Op::StateRead { .. })
 }
 
+/// Whether the op computes every element from the elements of its operands at the same index.
+pub(crate) fn is_elementwise(op: &Op) -> bool {
+    matches!(op, Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. })
+}
+
 /// The stored values of a graph.
 pub(crate) struct Stored<'a> {
     graph: &'a Graph,

@@ -9,7 +9,7 @@ use lith_ir::plan::{GraphPlan, Kernel, KernelKind, Region};
 use lith_ir::{Dim, Graph, NodeId, Op, Value};
 
 use crate::cache::Caches;
-use crate::reads::{Stored, operands};
+use crate::reads::{Stored, is_elementwise, operands};
 use crate::{Compiled, PassError};
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
@@ -112,7 +112,7 @@ fn read_by_row(graph: &Graph, kernel: &Kernel, rows: &Dim) -> BTreeSet<Value> {
 fn keeps_row(graph: &Graph, node: NodeId, position: usize, v: Value, rows: &Dim) -> bool {
     let shape = &graph.ty(v).shape;
     let at_own_row = match &graph.node(node).op {
-        Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. } => true,
+        op if is_elementwise(op) => true,
         Op::Reshape { shape: to } => to.first() == Some(rows),
         Op::Broadcast { axes, .. } => axes.first() == Some(&0),
         Op::Reduce { axes, .. } => axes.first() != Some(&0),

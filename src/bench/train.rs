@@ -8,7 +8,7 @@ use lith_runtime::training::collate::Batch;
 use lith_runtime::training::compiled::{CompiledTraining, Moment};
 use serde::Serialize;
 
-use super::{Random, median};
+use super::{Random, RandomTokens, median};
 use crate::error::{Error, Result};
 
 /// Steps of training of one shape.
@@ -58,13 +58,7 @@ pub fn measure(
 }
 
 fn batch(lengths: &[usize], vocabulary: usize, labels: usize, random: &mut Random) -> Result<Batch> {
-    let tokens: usize = lengths.iter().sum();
-    let ids: Vec<i32> = (0..tokens).map(|_| random.below(vocabulary as u64) as i32).collect();
-    let ends = lengths.iter().scan(0, |end, &length| {
-        *end += length as i32;
-        Some(*end)
-    });
-    let offsets: Vec<i32> = std::iter::once(0).chain(ends).collect();
+    let RandomTokens { ids, offsets, .. } = RandomTokens::new(lengths, vocabulary, random);
     let labels: Vec<i32> = lengths.iter().map(|_| random.below(labels as u64) as i32).collect();
     let mut batch = Batch::default();
     for (name, values) in [("input_ids", ids), ("offsets", offsets), ("labels", labels)] {

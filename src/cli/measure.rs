@@ -92,9 +92,9 @@ fn bench_training(args: &Bench, model: &str, mut shapes: Vec<(String, Vec<usize>
     crate::train::to_train(&mut from);
     let model = crate::model::Model::open(model, &from)?;
     let (vocabulary, labels) = (model.info.vocab_size, model.info.id2label.len());
-    let folder = tempfile::tempdir().map_err(|e| Error::failure(format!("temporary folder: {e}")))?;
-    let path = folder.path().join("model.lith");
-    crate::compile::prepare(model, &args.from.compile_options()?, None)?.write_artifact(&path)?;
+    let progress = Progress::new(args.json);
+    let (path, _) = crate::compile::cached(model, &from, &args.from.compile_options()?, &|s| progress.say(s))?;
+    drop(progress);
     for (shape, lengths) in shapes {
         let program = Program::open(&path, args.threads).map_err(Error::failure)?;
         program.set_profiling(args.profile);

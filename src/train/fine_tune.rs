@@ -62,17 +62,18 @@ pub fn fine_tune(
     from.training = Some(Training { smoothing: args.label_smoothing_factor });
     let target = data.target(task, &data_args).map_err(Error::input)?;
     let target = target.map(|target| head_for(target, &opened, &mut from)).transpose()?;
-    drop(opened);
     compile.optimizer = optimizer(&args)?;
     let model_name = model;
-    let model = Model::open(&model_name, &from)?;
-    let tokenizer = Arc::new(Opened::new(&model_name, &from)?.tokenizer()?);
+    let opened = Opened::new(&model_name, &from)?;
+    let tokenizer = Arc::new(opened.tokenizer()?);
+    let model = opened.load()?;
     let files = files(&model)?;
     let info = model.info.clone();
     let (path, warnings) = cached(model, &from, &compile, say)?;
     warnings.iter().for_each(|warning| warn(warning));
     let program = Program::open(&path, threads).map_err(Error::failure)?;
-    let mut program = CompiledTraining::new(program, hyperparameters(&args)).map_err(Error::failure)?;
+    let mut program =
+        CompiledTraining::new(program, hyperparameters(&args, compile.optimizer)).map_err(Error::failure)?;
     say("preparing the data");
     let card = ModelCard {
         name: name_of(Path::new(&args.output_dir)),
@@ -138,19 +139,17 @@ fn optimizer(args: &TrainingArguments) -> Result<Optimizer> {
 }
 
 /// What the optimizer is told at every step.
-fn hyperparameters(args: &TrainingArguments) -> Hyperparameters {
+fn hyperparameters(args: &TrainingArguments, optimizer: Optimizer) -> Hyperparameters {
     let option = |name: &str| {
         let found = args.optimizer_options().into_iter().find(|(n, _)| n == name);
         found.and_then(|(_, value)| value.parse::<f64>().ok())
     };
-    let (beta1, beta2) = match args.optim.as_str() {
-        "sgd" | "sgd_nesterov" => (option("momentum").unwrap_or(0.0), 0.0),
-        "rmsprop" => (0.0, option("alpha").unwrap_or(0.99)),
-        _ => (args.adam_beta1, args.adam_beta2),
-    };
-    let epsilon = match args.optim.as_str() {
-        "adagrad" => option("eps").unwrap_or(1e-10),
-        _ => args.adam_epsilon,
+    let adam = (args.adam_beta1, args.adam_beta2, args.adam_epsilon);
+    let (beta1, beta2, epsilon) = match optimizer {
+        Optimizer::Sgd { .. } => (option("momentum").unwrap_or(0.0), 0.0, args.adam_epsilon),
+        Optimizer::RmsProp => (0.0, option("alpha").unwrap_or(0.99), args.adam_epsilon),
+        Optimizer::Adagrad => (args.adam_beta1, args.adam_beta2, option("eps").unwrap_or(1e-10)),
+        Optimizer::AdamW | Optimizer::Adam | Optimizer::Adafactor | Optimizer::Lion => adam,
     };
     Hyperparameters { weight_decay: args.weight_decay, beta1, beta2, epsilon, max_grad_norm: args.max_grad_norm }
 }

@@ -6,6 +6,7 @@ use lith_ir::plan::KernelKind;
 use lith_ir::{Binary, DType, Dim, Graph, NodeId, Op, Unary, Value};
 
 use crate::cache::Caches;
+use crate::reads::is_elementwise;
 
 /// What a legal node is to fusion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,11 +113,7 @@ fn is_columns(graph: &Graph, id: NodeId) -> bool {
 pub(crate) fn elementwise_before(graph: &Graph, write: NodeId) -> BTreeSet<NodeId> {
     let (mut found, mut stack) = (BTreeSet::new(), vec![write]);
     while let Some(n) = stack.pop() {
-        let elementwise = matches!(
-            graph.node(n).op,
-            Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. }
-        );
-        if (n == write || elementwise) && found.insert(n) {
+        if (n == write || is_elementwise(&graph.node(n).op)) && found.insert(n) {
             stack.extend(graph.inputs(n).into_iter().map(|v| v.node));
         }
     }

@@ -6,6 +6,8 @@ use lith_ir::{Class, Graph, NodeId, Op, Value};
 use petgraph::Direction;
 use petgraph::visit::{EdgeRef, NodeIndexable};
 
+use crate::reads::is_elementwise;
+
 /// One occurrence of a block.
 pub(super) struct Instance {
     /// For each node of the template the node that does its work here.
@@ -207,10 +209,7 @@ impl Repetition {
 
     /// Whether all of it is elementwise: one loop, whose code equal loops share without a function.
     fn is_one_loop(&self, graph: &Graph) -> bool {
-        let elementwise = |op: &Op| {
-            matches!(op, Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. })
-        };
-        self.computing(graph).all(|n| elementwise(&graph.node(n).op))
+        self.computing(graph).all(|n| is_elementwise(&graph.node(n).op))
     }
 
     /// What the template takes from outside: the carried value, then what is computed, then parameters.

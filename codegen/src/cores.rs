@@ -7,7 +7,7 @@ use std::mem::{offset_of, size_of};
 use cranelift_codegen::ir::{InstBuilder, types};
 use lith_ir::plan::{Kernel, KernelKind, Layout, Place};
 use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
-use lith_ir::{CachePart, DType, Dim, NodeId, Op, Value};
+use lith_ir::{CachePart, DType, Dim, NodeId, Op, Value, dropped_of};
 use lith_runtime::abi::{Context, Table};
 use lith_runtime::kernels::{
     AppendArgs, AttentionArgs, AttentionGradArgs, CacheType, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs,
@@ -189,9 +189,11 @@ impl GraphCode<'_, '_, '_> {
     }
 
     pub(crate) fn attention(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
-        let (heads, kv_heads, scale, causal, packed) = match self.graph.node(core).op {
-            Op::Attention { heads, kv_heads, scale, causal } => (heads, kv_heads, scale, causal, false),
-            Op::PackedAttention { heads, kv_heads, scale, causal } => (heads, kv_heads, scale, causal, true),
+        let (heads, kv_heads, scale, causal, dropout) = match self.graph.node(core).op {
+            Op::Attention { heads, kv_heads, scale, causal } => (heads, kv_heads, scale, causal, None),
+            Op::PackedAttention { heads, kv_heads, scale, causal, dropout } => {
+                (heads, kv_heads, scale, causal, Some(dropout))
+            }
             Op::PackedAttentionGrad { .. } => return self.attention_grad(kernel, core),
             Op::PagedAttention { .. } => return self.paged_attention(kernel, core),
             _ => return self.wrong("an attention kernel of another op"),
@@ -199,7 +201,11 @@ impl GraphCode<'_, '_, '_> {
         let [q, k, v] = [0, 1, 2].map(|i| self.operand(core, i));
         let (q, k, v) = (q?, k?, v?);
         let [seen, bias] = [3, 4].map(|i| self.graph.operand(core, i));
-        let (offsets, mask) = if packed { (Some(self.operand(core, 3)?), None) } else { (None, seen) };
+        let (offsets, mask, key) = match dropout {
+            Some(_) => (Some(self.operand(core, 3)?), None, self.graph.operand(core, 5)),
+            None => (None, seen, None),
+        };
+        let dropout = dropout.unwrap_or(0.0);
         let batch = offsets.map_or(self.size(q, 0), |o| self.size(o, 0) - Dim::constant(1));
         let positions = bias.map_or(Dim::default(), |b| (self.size(b, 1) + Dim::constant(1)).floor_div(2));
         let Some(width) = self.shape(q).last().cloned() else { return self.wrong("attention of scalars") };
@@ -226,18 +232,21 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(AttentionArgs, key_mask), Field::Maybe(mask)),
             (offset_of!(AttentionArgs, scale), Field::Float(scale)),
             (offset_of!(AttentionArgs, causal), Field::Short(causal.into())),
+            (offset_of!(AttentionArgs, key), Field::Maybe(key)),
+            (offset_of!(AttentionArgs, dropped), Field::Short(dropped_of(dropout).into())),
+            (offset_of!(AttentionArgs, kept), Field::Float(1.0 / (1.0 - dropout))),
             (offset_of!(AttentionArgs, barrier), Field::At(barrier)),
         ];
         self.core(offset_of!(Table, attention_packed), size_of::<AttentionArgs>(), fields)
     }
 
     fn attention_grad(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
-        let Op::PackedAttentionGrad { heads, kv_heads, scale, causal } = self.graph.node(core).op else {
+        let Op::PackedAttentionGrad { heads, kv_heads, scale, causal, dropout } = self.graph.node(core).op else {
             return self.wrong("gradients of attention by another op");
         };
         let [q, k, v, offsets, dy] = [0, 1, 2, 3, 4].map(|i| self.operand(core, i));
         let (q, k, v, offsets, dy) = (q?, k?, v?, offsets?, dy?);
-        let bias = self.graph.operand(core, 5);
+        let [bias, key] = [5, 6].map(|i| self.graph.operand(core, i));
         let positions = bias.map_or(Dim::default(), |b| (self.size(b, 1) + Dim::constant(1)).floor_div(2));
         let output = self.output(kernel)?;
         let barrier = self.field(self.context, offset_of!(Context, barrier) as i32);
@@ -261,6 +270,9 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(AttentionGradArgs, positions), Field::Size(positions)),
             (offset_of!(AttentionGradArgs, scale), Field::Float(scale)),
             (offset_of!(AttentionGradArgs, causal), Field::Short(causal.into())),
+            (offset_of!(AttentionGradArgs, key), Field::Maybe(key)),
+            (offset_of!(AttentionGradArgs, dropped), Field::Short(dropped_of(dropout).into())),
+            (offset_of!(AttentionGradArgs, kept), Field::Float(1.0 / (1.0 - dropout))),
             (offset_of!(AttentionGradArgs, barrier), Field::At(barrier)),
         ];
         self.core(offset_of!(Table, attention_grad), size_of::<AttentionGradArgs>(), fields)

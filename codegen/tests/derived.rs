@@ -67,7 +67,7 @@ impl Model {
 /// Queries, keys and values of packed sequences, attention, and a layer behind it.
 fn attention(m: &mut Model, p: &str, x: Value, offsets: Value) -> Value {
     let [q, k, v] = ["query", "key", "value"].map(|n| m.linear(&format!("{p}.{n}"), x, WIDTH, true));
-    let op = Op::PackedAttention { heads: 2, kv_heads: 2, scale: 0.25, causal: false };
+    let op = Op::PackedAttention { heads: 2, kv_heads: 2, scale: 0.25, causal: false, dropout: 0.0 };
     let context = m.at(p).op(op, &[q, k, v, offsets]).unwrap();
     let y = m.linear(&format!("{p}.output"), context, WIDTH, true);
     m.at(p).add(y, x).unwrap()

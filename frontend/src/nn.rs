@@ -57,6 +57,8 @@ pub struct SelfAttention<'a> {
     pub causal: bool,
     /// Relative position bias `[heads, 2p - 1]`, see [`AttentionSpec::rel_bias`].
     pub rel_bias: Option<&'a Tensor>,
+    /// What is dropped in training, see [`AttentionSpec::dropout`].
+    pub dropout: f64,
 }
 
 impl SelfAttention<'_> {
@@ -64,7 +66,7 @@ impl SelfAttention<'_> {
     pub fn apply(&self, scope: &Scope, sequence: &Sequence, x: &Tensor) -> Tensor {
         let [q, k, v] = self.names.map(|name| linear(scope, name, x, [self.width, self.width]));
         let plain = AttentionSpec::plain(self.heads, self.width as f64 / self.heads as f64);
-        let spec = AttentionSpec { causal: self.causal, rel_bias: self.rel_bias, ..plain };
+        let spec = AttentionSpec { causal: self.causal, rel_bias: self.rel_bias, dropout: self.dropout, ..plain };
         sequence.attention(scope, &q, &k, &v, &spec)
     }
 }

@@ -45,6 +45,9 @@ pub struct AttentionSpec<'a> {
     /// Added to the scores is `slopes[head]`, `[heads]`, times the position of the key less that of the query (ALiBi,
     /// Press et al. 2021).
     pub slopes: Option<&'a Tensor>,
+    /// The share of what a token takes of others that is dropped where the trace has started dropout, see
+    /// [`Op::PackedAttention`]; below 1, and 0 for none.
+    pub dropout: f64,
 }
 
 impl AttentionSpec<'_> {
@@ -60,6 +63,7 @@ impl AttentionSpec<'_> {
             window: 0,
             softcap: 0.0,
             slopes: None,
+            dropout: 0.0,
         }
     }
 }
@@ -222,19 +226,27 @@ impl Sequence {
     /// Attention within each sequence: `q [.., heads * d]`, `k, v [.., kv_heads * d]`, result as `q`. In the paged layout
     /// the states of the cache are named by the scope's path, and attention is causal.
     pub fn attention(&self, scope: &Scope, q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec<'_>) -> Tensor {
-        let AttentionSpec { heads, kv_heads, scale, causal, rel_bias, window, softcap, slopes } = *spec;
+        let AttentionSpec { heads, kv_heads, scale, causal, rel_bias, window, softcap, slopes, dropout } = *spec;
+        let key = if dropout > 0.0 && dropout < 1.0 { self.trace.next_key() } else { None };
+        if key.is_some() && self.layout != Layout::Packed {
+            return self.trace.misfit("attention", "dropout needs the packed layout".into());
+        }
         let Some((cache, slots)) = self.cache.as_ref().zip(self.slots()) else {
             // A window that no sequence leaves is none.
             if (window != 0 && window < self.max_length) || softcap != 0.0 || slopes.is_some() {
                 let what = "windows, soft caps and slopes need the paged layout";
                 return self.trace.misfit("attention", what.into());
             }
-            let operands = [Some(q), Some(k), Some(v), Some(&self.bounds), rel_bias];
-            let op = match self.layout {
-                Layout::Packed | Layout::Paged(_) => Op::PackedAttention { heads, kv_heads, scale, causal },
-                Layout::Padded => Op::Attention { heads, kv_heads, scale, causal },
+            let operands = [Some(q), Some(k), Some(v), Some(&self.bounds), rel_bias, key.as_ref()];
+            return match self.layout {
+                Layout::Packed | Layout::Paged(_) => {
+                    let dropout = if key.is_some() { dropout } else { 0.0 };
+                    self.trace.record_with(Op::PackedAttention { heads, kv_heads, scale, causal, dropout }, &operands)
+                }
+                Layout::Padded => {
+                    self.trace.record_with(Op::Attention { heads, kv_heads, scale, causal }, &operands[..5])
+                }
             };
-            return self.trace.record_with(op, &operands);
         };
         if !causal || rel_bias.is_some() {
             return self.trace.misfit("attention", "the paged layout is for causal attention without a bias".into());

@@ -204,7 +204,7 @@ fn sequence_model(layout: Layout) -> Program {
     let bias = s.param("bias", [2i64, 5]);
     let attention = |causal, rel_bias| {
         let names = ["q", "k", "v"];
-        SelfAttention { names, width: 4, heads: 2, causal, rel_bias }.apply(&s, &tokens, &x)
+        SelfAttention { names, width: 4, heads: 2, causal, rel_bias, dropout: 0.0 }.apply(&s, &tokens, &x)
     };
     let x = attention(false, Some(&bias)) + attention(true, None);
     let x = nn::mlp(&s, ["in", "out"], &x, [4, 6], Act::Op(Activation::Gelu)) + x;

@@ -43,6 +43,14 @@ impl<'g> Builder<'g> {
         self.graph.add(op, operands, &self.path)
     }
 
+    /// Any op; operands may be absent.
+    ///
+    /// # Errors
+    /// As [`Graph::add_with`].
+    pub fn op_with(&mut self, op: Op, operands: &[Option<Value>]) -> Built {
+        self.graph.add_with(op, operands, &self.path).map(Value::from)
+    }
+
     /// The next argument, of this name and type.
     pub fn arg(&mut self, name: &str, ty: Type) -> Built {
         let index = self.graph.args().len();

@@ -42,17 +42,19 @@ pub fn decompose(graph: &mut Graph, node: NodeId) -> Result<Option<Value>, Graph
         }
         Op::Attention { heads, kv_heads, scale, causal } => {
             let (k, v, mask) = (operand(1)?, operand(2)?, optional(3));
-            let a = Heads { heads, kv_heads, scale, rel_bias: optional(4) };
+            let a = Heads { heads, kv_heads, scale, rel_bias: optional(4), dropout: None };
             in_f32(&mut b, operand(0)?, |b, q| a.padded(b, [q, k, v], mask, causal))?
         }
-        Op::PackedAttention { heads, kv_heads, scale, causal } => {
+        Op::PackedAttention { heads, kv_heads, scale, causal, dropout } => {
             let (k, v, offsets) = (operand(1)?, operand(2)?, operand(3)?);
-            let a = Heads { heads, kv_heads, scale, rel_bias: optional(4) };
+            let dropout = optional(5).map(|key| (key, dropout));
+            let a = Heads { heads, kv_heads, scale, rel_bias: optional(4), dropout };
             in_f32(&mut b, operand(0)?, |b, q| a.packed(b, [q, k, v], offsets, causal))?
         }
-        Op::PackedAttentionGrad { heads, kv_heads, scale, causal } => {
+        Op::PackedAttentionGrad { heads, kv_heads, scale, causal, dropout } => {
             let (k, v, offsets, dy) = (operand(1)?, operand(2)?, operand(3)?, operand(4)?);
-            let a = Heads { heads, kv_heads, scale, rel_bias: optional(5) };
+            let dropout = optional(6).map(|key| (key, dropout));
+            let a = Heads { heads, kv_heads, scale, rel_bias: optional(5), dropout };
             in_f32(&mut b, operand(0)?, |b, q| a.packed_grad(b, [q, k, v], offsets, dy, causal))?
         }
         Op::CrossEntropy { ignore, smoothing } => {

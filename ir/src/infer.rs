@@ -332,9 +332,11 @@ impl Rule<'_> {
                 self.rel_bias(4, &q, *heads)?;
                 q
             }
-            Op::PackedAttention { heads, kv_heads, .. } => self.packed_attention(*heads, *kv_heads, 4)?,
-            Op::PackedAttentionGrad { heads, kv_heads, .. } => {
-                let mut t = self.packed_attention(*heads, *kv_heads, 5)?;
+            Op::PackedAttention { heads, kv_heads, dropout, .. } => {
+                self.packed_attention(*heads, *kv_heads, *dropout, 4)?
+            }
+            Op::PackedAttentionGrad { heads, kv_heads, dropout, .. } => {
+                let mut t = self.packed_attention(*heads, *kv_heads, *dropout, 5)?;
                 self.expect(4, "dy", &t)?;
                 let keys = self.operand(1)?;
                 t.shape[1] = t.shape[1].clone() + self.last(keys)? * Dim::constant(2);
@@ -391,13 +393,19 @@ impl Rule<'_> {
         Ok(q)
     }
 
-    /// Shapes of query, key and value over `offsets`, with the bias as operand `bias`; returns the query's type.
-    fn packed_attention(&self, heads: usize, kv_heads: usize, bias: usize) -> Result<Type, String> {
+    /// Shapes of query, key and value over `offsets`, with the bias as operand `bias` and the key of dropout behind it; returns
+    /// the query's type.
+    fn packed_attention(&self, heads: usize, kv_heads: usize, dropout: f64, bias: usize) -> Result<Type, String> {
         let q = self.attention(2, heads, kv_heads)?;
         let k = self.operand(1)?;
         ensure(q.shape[0] == k.shape[0], || format!("tokens of {q} and {k} differ"))?;
         self.offsets(3)?;
         self.rel_bias(bias, &q, heads)?;
+        ensure((0.0..1.0).contains(&dropout), || format!("dropout {dropout}, expected 0 to below 1"))?;
+        self.expect(bias + 1, "key", &Type::new(DType::U32, [2i64]))?;
+        ensure((dropout > 0.0) == self.get(bias + 1).is_some(), || {
+            format!("dropout {dropout}, expected a key where it is not 0 and only there")
+        })?;
         Ok(q)
     }
 

@@ -23,7 +23,7 @@ pub use build::Builder;
 pub use dim::{Dim, Symbol, SymbolInfo, Symbols};
 pub use dtype::DType;
 pub use graph::{Graph, GraphError, Node, NodeId, Use, Value};
-pub use op::{Activation, Arity, Binary, CachePart, Class, Compare, Op, Pool, Reduction, Unary};
+pub use op::{Activation, Arity, Binary, CachePart, Class, Compare, Op, Pool, Reduction, Unary, dropped_of};
 pub use program::Program;
 pub use types::{Literal, Type};
 pub use verify::{VerifyError, verify};

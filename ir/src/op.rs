@@ -232,6 +232,11 @@ pub enum Arity {
     Many,
 }
 
+/// Of the numbers of 16 bits those that drop: as many as are nearest to the share `dropout`, from 0 to below 1.
+pub fn dropped_of(dropout: f64) -> u16 {
+    (dropout * 65536.0).round() as u16
+}
+
 macro_rules! arity {
     () => {
         Arity::One
@@ -379,11 +384,15 @@ ops! {
     /// without any key give zeros; values of keys that are not attended are finite. Result as `q`.
     Composite Attention = "attention" (q, k, v, mask[?], rel_bias[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool }
     /// The same over sequences one after the other: `q, k, v [tokens, ..]`, `offsets i32[sequences + 1]` from 0 to
-    /// `tokens`, ascending. Tokens attend within their sequence.
-    Composite PackedAttention = "packed_attention" (q, k, v, offsets, rel_bias[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool }
+    /// `tokens`, ascending. Tokens attend within their sequence. With `key u32[2]`, which is there when `dropout` is not 0
+    /// (and below 1), what a query takes of a key is after the softmax 0 with this probability, else over `1 - dropout`:
+    /// for head `h`, query token `t` and the key at position `j` of its sequence it is 0 where part `j / 16 % 4` of the words
+    /// of Threefry-2x32 with 20 rounds (as [`Op::RandomBits`]) of the counter `(t * heads + h, j / 64 * 16 + j % 16)` is below
+    /// [`dropped_of`] `dropout`. The parts are the low and high half of the first word, then of the second.
+    Composite PackedAttention = "packed_attention" (q, k, v, offsets, rel_bias[?], key[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool, dropout: f64 }
     /// The gradients of [`Op::PackedAttention`] with respect to `q`, `k` and `v`, beside each other: for the gradient `dy` of
     /// its result `[tokens, heads * d]` the columns of `[tokens, (heads + 2 kv_heads) * d]` are those of `q`, then `k`, then `v`.
-    Composite PackedAttentionGrad = "packed_attention_grad" (q, k, v, offsets, dy, rel_bias[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool }
+    Composite PackedAttentionGrad = "packed_attention_grad" (q, k, v, offsets, dy, rel_bias[?], key[?]) { heads: usize, kv_heads: usize, scale: f64, causal: bool, dropout: f64 }
     /// Writes tokens to a paged cache: `cache [pages, page, heads, d]` or, for one number each head, `[pages, page, heads]`;
     /// `x [tokens, heads * d]` of any floating-point type or that of the cache; `slots i32[tokens]`, where slot
     /// `n * page + i` is place `i` of page `n`. Slots are distinct; one outside the cache is not written. Result as `cache`,

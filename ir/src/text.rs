@@ -62,6 +62,7 @@ fn implied(attribute: &str, types: &[Type]) -> Option<AttrValue> {
         "results" => Some(AttrValue::List(types.iter().cloned().map(AttrValue::Type).collect())),
         "shape" => Some(AttrValue::List(types.first()?.shape.iter().cloned().map(AttrValue::Dim).collect())),
         "dtype" => Some(AttrValue::Word(types.first()?.dtype.name().into())),
+        "dropout" => Some(AttrValue::Float(0.0)),
         _ => None,
     }
 }

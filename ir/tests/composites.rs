@@ -208,7 +208,7 @@ fn packed_attention_is_padded_attention_of_each_sequence() {
         Tensor::ints(DType::I32, &[offsets.len()], offsets.iter().map(|&o| o as i64).collect()).unwrap();
     for causal in [false, true] {
         let packed = run(
-            Op::PackedAttention { heads, kv_heads, scale, causal },
+            Op::PackedAttention { heads, kv_heads, scale, causal, dropout: 0.0 },
             &[Some(&q), Some(&k), Some(&v), Some(&packed_offsets), Some(&table)],
         );
         for pair in offsets.windows(2) {
@@ -224,6 +224,62 @@ fn packed_attention_is_padded_attention_of_each_sequence() {
             near(&alone, &packed.as_floats().unwrap()[from * w..to * w]);
         }
     }
+}
+
+/// Attention with dropout is that without it of weights that are zero where the words of the generator say so, written out.
+#[test]
+fn attention_drops_by_the_words_of_the_generator() {
+    let (heads, kv_heads, d, dropout) = (2usize, 1usize, 2usize, 0.3);
+    let (offsets, tokens) = ([0usize, 70, 73], 73);
+    let mut rng = Rng::new(21);
+    let q = random(&mut rng, &[tokens, heads * d]);
+    let (k, v) = (random(&mut rng, &[tokens, kv_heads * d]), random(&mut rng, &[tokens, kv_heads * d]));
+    let ints = |dtype, values: &[i64]| Tensor::ints(dtype, &[values.len()], values.to_vec()).unwrap();
+    let bounds = ints(DType::I32, &offsets.map(|o| o as i64));
+    let key = [7u32, 4_000_000_000];
+    let words = ints(DType::U32, &key.map(i64::from));
+    let op = Op::PackedAttention { heads, kv_heads, scale: 1.0, causal: false, dropout };
+    let found = run(op, &[Some(&q), Some(&k), Some(&v), Some(&bounds), None, Some(&words)]);
+    let (q, k, v) = (q.as_floats().unwrap(), k.as_floats().unwrap(), v.as_floats().unwrap());
+    let (mut expected, mut dropped) = (vec![0.0; tokens * heads * d], 0);
+    for (from, to) in offsets.windows(2).map(|w| (w[0], w[1])) {
+        for (i, h) in (from..to).flat_map(|i| (0..heads).map(move |h| (i, h))) {
+            let dot = |j: usize| (0..d).map(|c| q[(i * heads + h) * d + c] * k[j * d + c]).sum::<f64>();
+            let sum: f64 = (from..to).map(|j| dot(j).exp()).sum();
+            for j in from..to {
+                let place = j - from;
+                let counter = [(i * heads + h) as u32, (place / 64 * 16 + place % 16) as u32];
+                let word = threefry_words(key, counter)[place / 32 % 2];
+                let draw = if place / 16 % 2 == 0 { word & 0xffff } else { word >> 16 };
+                if f64::from(draw) < (dropout * 65536.0f64).round() {
+                    dropped += 1;
+                    continue;
+                }
+                for c in 0..d {
+                    expected[(i * heads + h) * d + c] += dot(j).exp() / sum / (1.0 - dropout) * v[j * d + c];
+                }
+            }
+        }
+    }
+    near(&found, &expected);
+    let share = f64::from(dropped) / (2 * (70 * 70 + 3 * 3)) as f64;
+    assert!((share - dropout).abs() < 0.02, "{share} of all dropped");
+}
+
+/// The words of a counter: Threefry-2x32 with 20 rounds (Salmon et al. 2011, section 3.3).
+fn threefry_words(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
+    let keys = [key[0], key[1], key[0] ^ key[1] ^ 0x1BD1_1BDA];
+    let [mut a, mut b] = [counter[0].wrapping_add(keys[0]), counter[1].wrapping_add(keys[1])];
+    for round in 0..20 {
+        a = a.wrapping_add(b);
+        b = b.rotate_left([13, 15, 26, 6, 17, 29, 16, 24][round % 8]) ^ a;
+        if round % 4 == 3 {
+            let n = round / 4 + 1;
+            a = a.wrapping_add(keys[n % 3]);
+            b = b.wrapping_add(keys[(n + 1) % 3]).wrapping_add(n as u32);
+        }
+    }
+    [a, b]
 }
 
 #[test]
@@ -340,7 +396,8 @@ fn a_small_encoder_takes_seconds_at_most() {
         let q = linear(&mut graph, x, hidden, hidden);
         let k = linear(&mut graph, x, hidden, hidden);
         let v = linear(&mut graph, x, hidden, hidden);
-        let attention = Op::PackedAttention { heads: 12, kv_heads: 12, scale: 32f64.sqrt().recip(), causal: false };
+        let attention =
+            Op::PackedAttention { heads: 12, kv_heads: 12, scale: 32f64.sqrt().recip(), causal: false, dropout: 0.0 };
         let a = graph.add(attention, &[q, k, v, offsets], "").unwrap();
         let a = linear(&mut graph, a, hidden, hidden);
         let h = linear(&mut graph, a, inner, hidden);

@@ -199,6 +199,9 @@ fn attention(pool: &Pool, lengths: &[usize], heads: usize, dim: usize) -> f64 {
                 key_mask: std::ptr::null(),
                 scale: 0.18,
                 causal: 0,
+                key: std::ptr::null(),
+                dropped: 0,
+                kept: 1.0,
                 barrier: team.barrier,
             };
             team.barrier.wait();

@@ -97,7 +97,7 @@ mod tests {
         let w = Op::Param { name: "w".into(), ty: Type::new(DType::F32, [16i64, 8]) };
         let w = g.add(w, &[], "").unwrap();
         let y = g.add(Op::Linear {}, &[x, w], "").unwrap();
-        let attention = Op::PackedAttention { heads: 2, kv_heads: 2, scale: 0.5, causal: false };
+        let attention = Op::PackedAttention { heads: 2, kv_heads: 2, scale: 0.5, causal: false, dropout: 0.0 };
         let z = g.add(attention, &[x, x, x, offsets], "").unwrap();
         g.add_result("y", y);
         g.add_result("z", z);

@@ -1,11 +1,11 @@
 //! What attention means, in both layouts, and its gradient.
 
-use super::{segment_ids, softmax, widen};
+use super::{segment_ids, softmax, training, widen};
 use crate::build::{Builder, Built};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::graph::{GraphError, Value};
-use crate::op::{Binary, Compare, Op, Reduction};
+use crate::op::{Binary, Compare, Op, Reduction, dropped_of};
 
 /// Which keys a query sees, and where they are.
 struct Seen {
@@ -13,6 +13,8 @@ struct Seen {
     keys: Option<(Value, &'static [usize])>,
     /// `i32[sq, sk]`, how far ahead of each query each key is; serves the bias.
     ahead: Option<Value>,
+    /// `i32[sk]`, the position of each key in its sequence; serves dropout.
+    places: Option<Value>,
 }
 
 /// What both layouts of attention share.
@@ -21,6 +23,8 @@ pub(super) struct Heads {
     pub kv_heads: usize,
     pub scale: f64,
     pub rel_bias: Option<Value>,
+    /// Key and share of what is dropped after the softmax.
+    pub dropout: Option<(Value, f64)>,
 }
 
 impl Heads {
@@ -75,6 +79,23 @@ impl Heads {
         softmax(b, scores)
     }
 
+    /// The weights, or their gradient, `[b, heads, sq, sk]`, with what is dropped 0 and the rest over `1 - dropout`.
+    fn dropped(&self, b: &mut Builder<'_>, weights: Value, seen: &Seen) -> Built {
+        let (Some((key, dropout)), Some(places)) = (self.dropout, seen.places) else { return Ok(weights) };
+        let shape = b.ty(weights).shape;
+        let query = b.iota(&shape, 2, DType::U32)?;
+        let first = b.mul_const(query, self.heads as f64)?;
+        let head = b.iota(&shape, 1, DType::U32)?;
+        let row = b.add(first, head)?;
+        let places = b.cast(places, DType::U32)?;
+        let place = b.broadcast(places, &shape, &[3])?;
+        let draws = training::attention_draws(b, key, row, place)?;
+        let kept = b.compare_const(Compare::Ge, draws, dropped_of(dropout).into())?;
+        let larger = b.mul_const(weights, 1.0 / (1.0 - dropout))?;
+        let zero = b.full_like(weights, 0.0)?;
+        b.select(kept, larger, zero)
+    }
+
     /// Attention of `q [b, sq, heads * d]` to `k, v [b, sk, kv_heads * d]`.
     fn attend(&self, b: &mut Builder<'_>, qkv: [Value; 3], seen: &Seen) -> Built {
         let [q, k, v] = qkv;
@@ -83,6 +104,7 @@ impl Heads {
         let k = self.split(b, k, self.kv_heads)?;
         let v = self.split(b, v, self.kv_heads)?;
         let weights = self.weights(b, q, k, seen)?;
+        let weights = self.dropped(b, weights, seen)?;
         let mixed = b.dot(weights, v, false)?;
         self.join(b, mixed, self.heads)
     }
@@ -102,8 +124,9 @@ impl Heads {
         let v = self.split(b, v, self.kv_heads)?;
         let dy = self.split(b, dy, self.heads)?;
         let weights = self.weights(b, q, k, seen)?;
-        // dP = dy V^T; dS = P (dP - sum(P dP)), the gradient of the softmax.
+        // dP = dy V^T, dropped as P is; dS = P (dP - sum(P dP)), the gradient of the softmax.
         let dp = b.dot(dy, v, true)?;
+        let dp = self.dropped(b, dp, seen)?;
         let taken = b.mul(weights, dp)?;
         let sum = b.reduce_last(Reduction::Sum, taken)?;
         let shape = b.ty(dp).shape;
@@ -115,6 +138,7 @@ impl Heads {
         let dq = b.dot(ds, k, false)?;
         let ds = transposed(b, ds)?;
         let dk = b.dot(ds, q, false)?;
+        let weights = self.dropped(b, weights, seen)?;
         let weights = transposed(b, weights)?;
         let dv = b.dot(weights, dy, false)?;
         Ok([self.join(b, dq, self.heads)?, self.join(b, dk, self.kv_heads)?, self.join(b, dv, self.kv_heads)?])
@@ -141,7 +165,7 @@ impl Heads {
                 Some((b.binary(Binary::And, mask, past)?, [0usize, 2, 3].as_slice()))
             }
         };
-        self.attend(b, qkv, &Seen { keys: seen, ahead })
+        self.attend(b, qkv, &Seen { keys: seen, ahead, places: None })
     }
 
     /// One row of the padded form that holds all sequences.
@@ -187,7 +211,15 @@ impl Heads {
             let past = b.compare_const(Compare::Le, ahead, 0.0)?;
             same = b.binary(Binary::And, same, past)?;
         }
-        Ok(Seen { keys: Some((same, &[2, 3])), ahead })
+        let places = match self.dropout {
+            None => None,
+            Some(_) => {
+                let token = b.iota(&shape[..1], 0, DType::I32)?;
+                let first = b.gather(offsets, ids, 0)?;
+                Some(b.sub(token, first)?)
+            }
+        };
+        Ok(Seen { keys: Some((same, &[2, 3])), ahead, places })
     }
 }
 

@@ -97,18 +97,42 @@ impl Target {
 
 /// The words of elements by their place.
 pub(super) fn random_bits(b: &mut Builder<'_>, key: Value, shape: &[Dim], stream: usize) -> Built {
-    let mut keys = [key; 2];
-    for (word, part) in keys.iter_mut().enumerate() {
-        let slice = Op::Slice { axis: 0, start: Dim::from(word), stop: Dim::from(word + 1), step: 1 };
-        *part = b.op(slice, &[key])?;
-        *part = b.reshape(*part, &[])?;
-    }
+    let keys = words_of(b, key)?;
     let flat = [shape.iter().cloned().fold(Dim::constant(1), |a, d| a * d)];
     let place = b.iota(&flat, 0, DType::U32)?;
     let stream = b.full_like(place, stream as f64)?;
     let [first, second] = threefry(b, keys, [place, stream])?;
     let word = b.binary(Binary::Xor, first, second)?;
     b.reshape(word, shape)
+}
+
+/// The two scalar words of a key.
+fn words_of(b: &mut Builder<'_>, key: Value) -> Result<[Value; 2], GraphError> {
+    let mut words = [key; 2];
+    for (word, part) in words.iter_mut().enumerate() {
+        let slice = Op::Slice { axis: 0, start: Dim::from(word), stop: Dim::from(word + 1), step: 1 };
+        *part = b.op(slice, &[key])?;
+        *part = b.reshape(*part, &[])?;
+    }
+    Ok(words)
+}
+
+/// The numbers of 16 bits, as `u32`, that decide for queries and keys of attention what is dropped, see
+/// [`Op::PackedAttention`]: `row`, the number of query and head, and `place`, the position of the key, are `u32` of one shape.
+pub(super) fn attention_draws(b: &mut Builder<'_>, key: Value, row: Value, place: Value) -> Built {
+    let keys = words_of(b, key)?;
+    let run = b.binary_const(Binary::Shr, place, 6.0)?;
+    let run = b.mul_const(run, 16.0)?;
+    let within = b.binary_const(Binary::And, place, 15.0)?;
+    let column = b.add(run, within)?;
+    let [first, second] = threefry(b, keys, [row, column])?;
+    let later = b.binary_const(Binary::And, place, 32.0)?;
+    let later = b.compare_const(Compare::Ne, later, 0.0)?;
+    let word = b.select(later, second, first)?;
+    // By 16 where the high half is meant.
+    let high = b.binary_const(Binary::And, place, 16.0)?;
+    let half = b.binary(Binary::Shr, word, high)?;
+    b.binary_const(Binary::And, half, 65535.0)
 }
 
 /// How far the second word turns in each round; in groups of four rounds, between which words of the key are added.

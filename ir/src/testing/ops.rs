@@ -470,15 +470,18 @@ fn packed(name: &str, dtype: DType, rng: &mut Rng) -> Case {
     let v = m.arg(dtype, &keys, Values::Small);
     let bias = rel_bias(&mut m, dtype, heads);
     let (causal, scale) = (m.rng.one_in(2), m.rng.pick(&[1.0, 1.0 / (d as f64).sqrt()]));
-    let mut operands = vec![Some(q), Some(k), Some(v), Some(offsets), bias];
+    let dropout = m.rng.pick(&[0.0, 0.1, 0.5]);
+    let key = if dropout == 0.0 { None } else { Some(m.arg(DType::U32, &[fixed(2)], Values::Any)) };
+    let mut operands = vec![Some(q), Some(k), Some(v), Some(offsets), bias, key];
     let (op, factor) = if name == "packed_attention" {
-        (Op::PackedAttention { heads, kv_heads, scale, causal }, 8.0)
+        (Op::PackedAttention { heads, kv_heads, scale, causal, dropout }, 8.0)
     } else {
         operands.insert(4, Some(m.arg(dtype, &queries, Values::Small)));
-        (Op::PackedAttentionGrad { heads, kv_heads, scale, causal }, 32.0)
+        (Op::PackedAttentionGrad { heads, kv_heads, scale, causal, dropout }, 32.0)
     };
     let y = node(&mut m, op, &operands);
-    m.finish(&format!("{name} {heads}/{kv_heads} heads of {d}, causal {causal}"), &[y], factor * tolerance(dtype))
+    let what = format!("{name} {heads}/{kv_heads} heads of {d}, causal {causal}, dropout {dropout}");
+    m.finish(&what, &[y], factor * tolerance(dtype))
 }
 
 fn segment_ids(rng: &mut Rng) -> Case {

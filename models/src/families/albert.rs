@@ -33,6 +33,8 @@ struct Dims {
     inner: usize,
     act: Act,
     eps: f64,
+    /// Of attention, in training.
+    dropout: f64,
 }
 
 fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
@@ -42,6 +44,7 @@ fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
         inner: m.config.positive("intermediate_size")?,
         act: m.act("hidden_act")?,
         eps: m.config.float("layer_norm_eps")?,
+        dropout: m.config.float("attention_probs_dropout_prob")?,
     };
     let (layers, groups) = (m.layers("num_hidden_layers")?, m.config.positive("num_hidden_groups")?);
     let inner = m.layers("inner_group_num")?;
@@ -64,7 +67,8 @@ fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
 fn layer(m: &Model<'_>, s: &Scope, x: &Tensor, d: &Dims) -> Tensor {
     let attention = s.at("attention", |s| {
         let names = ["query", "key", "value"];
-        let heads = SelfAttention { names, width: d.hidden, heads: d.heads, causal: false, rel_bias: None };
+        let heads =
+            SelfAttention { names, width: d.hidden, heads: d.heads, causal: false, rel_bias: None, dropout: d.dropout };
         let y = linear(s, "dense", &heads.apply(s, &m.tokens, x), [d.hidden, d.hidden]);
         layer_norm(s, "LayerNorm", &(y + x), d.hidden, d.eps)
     });

@@ -40,6 +40,8 @@ pub(super) struct Dims {
     pub eps: f64,
     /// Of hidden states, in training.
     pub dropout: f64,
+    /// Of attention, in training.
+    pub attention_dropout: f64,
     pub causal: bool,
 }
 
@@ -60,6 +62,7 @@ impl Dims {
             act: m.act("hidden_act")?,
             eps: m.config.float("layer_norm_eps")?,
             dropout: m.config.float("hidden_dropout_prob")?,
+            attention_dropout: m.config.float("attention_probs_dropout_prob")?,
             causal: m.config.flag("is_decoder")?,
         })
     }
@@ -95,7 +98,14 @@ pub(super) fn encoder(m: &Model<'_>, s: &Scope, x: Tensor, d: &Dims) -> Tensor {
 fn layer(m: &Model<'_>, s: &Scope, x: &Tensor, d: &Dims) -> Tensor {
     let attention = s.at("attention", |s| {
         let names = ["self.query", "self.key", "self.value"];
-        let heads = SelfAttention { names, width: d.hidden, heads: d.heads, causal: d.causal, rel_bias: None };
+        let heads = SelfAttention {
+            names,
+            width: d.hidden,
+            heads: d.heads,
+            causal: d.causal,
+            rel_bias: None,
+            dropout: d.attention_dropout,
+        };
         let y = linear(s, "output.dense", &heads.apply(s, &m.tokens, x), [d.hidden, d.hidden]).dropout(d.dropout);
         layer_norm(s, "output.LayerNorm", &(y + x), d.hidden, d.eps)
     });

@@ -91,6 +91,8 @@ pub(super) struct Decoder {
     pub scale: f64,
     /// See [`AttentionSpec::softcap`].
     pub softcap: f64,
+    /// See [`AttentionSpec::dropout`].
+    pub dropout: f64,
     /// What embeddings are multiplied by.
     pub embedding_scale: f64,
     /// What is multiplied to all that is added to the residual stream.
@@ -136,6 +138,7 @@ impl Decoder {
             biases: [bias, bias, false],
             scale: 1.0 / (head as f64).sqrt(),
             softcap: 0.0,
+            dropout: m.config.optional_float("attention_dropout")?.unwrap_or(0.0),
             embedding_scale: 1.0,
             residual_scale: 1.0,
             ropes: Vec::new(),
@@ -207,6 +210,7 @@ impl Decoder {
             causal: true,
             window: layer.window,
             softcap: self.softcap,
+            dropout: self.dropout,
             ..AttentionSpec::plain(self.heads, self.head as f64)
         };
         let y = m.tokens.attention(s, &q, &k, &v, &spec);

@@ -35,6 +35,8 @@ struct Dims {
     heads: usize,
     hidden_dim: usize,
     act: Act,
+    /// Of attention, in training.
+    dropout: f64,
 }
 
 fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
@@ -43,6 +45,7 @@ fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
         heads: m.config.positive("n_heads")?,
         hidden_dim: m.config.positive("hidden_dim")?,
         act: m.act("activation")?,
+        dropout: m.config.float("attention_dropout")?,
     };
     let (vocabulary, reach) = (m.config.size("vocab_size")?, m.config.size("max_position_embeddings")?);
     let embedded = s.at("embeddings", |s| {
@@ -57,7 +60,8 @@ fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
 fn layer(m: &Model<'_>, s: &Scope, x: &Tensor, d: &Dims) -> Tensor {
     let attention = s.at("attention", |s| {
         let names = ["q_lin", "k_lin", "v_lin"];
-        let heads = SelfAttention { names, width: d.dim, heads: d.heads, causal: false, rel_bias: None };
+        let heads =
+            SelfAttention { names, width: d.dim, heads: d.heads, causal: false, rel_bias: None, dropout: d.dropout };
         linear(s, "out_lin", &heads.apply(s, &m.tokens, x), [d.dim, d.dim])
     });
     let x = layer_norm(s, "sa_layer_norm", &(attention + x), d.dim, EPS);

@@ -61,7 +61,8 @@ fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
     let alibi = m.config.flag("alibi")?;
     let rope = if alibi { None } else { Some(rope(m, head)?) };
     let angles = s.at("rotary_emb", |_| rope.map(|rope| rope.angles(&m.tokens)));
-    let plain = AttentionSpec { kv_heads, causal: true, ..AttentionSpec::plain(heads, head as f64) };
+    let dropout = m.config.float("attention_dropout")?;
+    let plain = AttentionSpec { kv_heads, causal: true, dropout, ..AttentionSpec::plain(heads, head as f64) };
     // Slopes are added to the scores before those are scaled.
     let slopes: Vec<f32> = slopes(heads).iter().map(|slope| (slope * plain.scale) as f32).collect();
     let slopes = Literal::f32s(vec![heads], &slopes).filter(|_| alibi);

@@ -49,13 +49,14 @@ fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
     let (width, heads, eps) = (m.hidden()?, m.config.positive("n_head")?, m.config.float("layer_norm_epsilon")?);
     let (inner, act) = (inner(m.config)?, m.act("activation_function")?);
     let scaled = m.config.flag("scale_attn_weights")?;
+    let dropout = m.config.float("attn_pdrop")?;
     let by_layer = m.config.flag("scale_attn_by_inverse_layer_idx")?;
 
     let words = nn::embedding(s, "wte", m.tokens.ids(), [m.config.positive("vocab_size")?, width]);
     let places = nn::embedding(s, "wpe", &m.tokens.positions(), [m.config.positive("n_positions")?, width]);
     let mut x = words + places;
     for i in 0..m.layers("n_layer")? {
-        let plain = AttentionSpec { causal: true, ..AttentionSpec::plain(heads, width as f64 / heads as f64) };
+        let plain = AttentionSpec { causal: true, dropout, ..AttentionSpec::plain(heads, width as f64 / heads as f64) };
         let scale = if scaled { plain.scale } else { 1.0 } / if by_layer { (i + 1) as f64 } else { 1.0 };
         let spec = AttentionSpec { scale, ..plain };
         x = s.at(&format!("h.{i}"), |s| {

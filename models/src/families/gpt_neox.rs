@@ -40,7 +40,8 @@ fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
     let (inner, act) = (m.config.positive("intermediate_size")?, m.act("hidden_act")?);
     let (eps, bias) = (m.config.float("layer_norm_eps")?, m.config.flag("attention_bias")?);
     let parallel = m.config.flag("use_parallel_residual")?;
-    let spec = AttentionSpec { causal: true, ..AttentionSpec::plain(heads, head as f64) };
+    let dropout = m.config.float("attention_dropout")?;
+    let spec = AttentionSpec { causal: true, dropout, ..AttentionSpec::plain(heads, head as f64) };
 
     let mut x = nn::embedding(s, "embed_in", m.tokens.ids(), [m.config.positive("vocab_size")?, width]);
     let rope = rope(m, head)?;

@@ -43,6 +43,8 @@ struct Dims {
     inner: usize,
     act: Act,
     eps: f64,
+    /// Of attention, in training.
+    dropout: f64,
 }
 
 fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
@@ -52,6 +54,7 @@ fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
         inner: m.config.positive("intermediate_size")?,
         act: m.act("hidden_act")?,
         eps: m.config.float("layer_norm_eps")?,
+        dropout: m.config.float("attention_probs_dropout_prob")?,
     };
     let (vocabulary, reach) = (m.config.size("vocab_size")?, m.config.size("max_position_embeddings")?);
     let table_rows = m.config.size("relative_attention_num_buckets")?;
@@ -77,7 +80,14 @@ fn body(m: &Model<'_>, s: &Scope) -> Result<Tensor, FamilyError> {
 fn layer(m: &Model<'_>, s: &Scope, x: &Tensor, bias: &Tensor, d: &Dims) -> Tensor {
     let attention = s.at("attention", |s| {
         let names = ["attn.q", "attn.k", "attn.v"];
-        let heads = SelfAttention { names, width: d.hidden, heads: d.heads, causal: false, rel_bias: Some(bias) };
+        let heads = SelfAttention {
+            names,
+            width: d.hidden,
+            heads: d.heads,
+            causal: false,
+            rel_bias: Some(bias),
+            dropout: d.dropout,
+        };
         let y = linear(s, "attn.o", &heads.apply(s, &m.tokens, x), [d.hidden, d.hidden]);
         layer_norm(s, "LayerNorm", &(y + x), d.hidden, d.eps)
     });

@@ -143,7 +143,7 @@ fn families_give_what_transformers_gives() {
         let stored = Checkpoint::open(&source, &OpenOptions::default()).unwrap();
         let pooler = Family::find(config.model_type()).unwrap().has_pooler(|name| stored.tensor(name).is_some());
         for layout in LAYOUTS {
-            let traced = trace(&config, head, &Options { layout, pooler, training: None }).unwrap();
+            let traced = trace(&config, head, &Options { layout, pooler, ..Options::default() }).unwrap();
             let loaded = [load(&source, &traced.parts[0])];
             let graph = &traced.program.entries[ENTRY];
             for batch in batches {
@@ -175,6 +175,39 @@ fn families_give_what_transformers_gives() {
         }
     }
     assert!(directories >= 60 && values > 100_000, "only {directories} fixtures with {values} values were there");
+}
+
+/// Attention drops by the field that the family has for it: in training, not where the model is used.
+#[test]
+fn attention_drops_in_training_alone() {
+    for (place, head, field) in [
+        ("bert-sequence-classification", Head::SequenceClassification, "attention_probs_dropout_prob"),
+        ("roberta-sequence-classification", Head::SequenceClassification, "attention_probs_dropout_prob"),
+        ("electra-token-classification", Head::TokenClassification, "attention_probs_dropout_prob"),
+        ("albert-sequence-classification", Head::SequenceClassification, "attention_probs_dropout_prob"),
+        ("mpnet-masked-lm", Head::MaskedLm, "attention_probs_dropout_prob"),
+        ("distilbert-question-answering", Head::QuestionAnswering, "attention_dropout"),
+        ("decoders/gpt2", Head::CausalLm, "attn_pdrop"),
+        ("decoders/gpt-neox", Head::CausalLm, "attention_dropout"),
+        ("decoders/falcon-7b", Head::CausalLm, "attention_dropout"),
+        ("decoders/llama", Head::CausalLm, "attention_dropout"),
+        ("decoders/qwen2", Head::CausalLm, "attention_dropout"),
+    ] {
+        let source = Source::folder_at(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(place));
+        let mut config = Config::load(&source).unwrap();
+        let options = Options { training: Some(Training { smoothing: 0.0 }), ..Options::default() };
+        let mut shares = |value: f64, entry: &str| -> Vec<f64> {
+            assert!(config.set(&format!("{field}={value}")).unwrap(), "{place} has no `{field}`");
+            let traced = trace(&config, head, &options).unwrap();
+            let graph = &traced.program.entries[entry];
+            let of = |op: &Op| if let Op::PackedAttention { dropout, .. } = op { Some(*dropout) } else { None };
+            graph.petgraph().node_weights().filter_map(|node| of(&node.op)).collect()
+        };
+        for (value, entry, expected) in [(0.25, LOSS_ENTRY, 0.25), (0.25, EVAL_ENTRY, 0.0), (0.0, LOSS_ENTRY, 0.0)] {
+            let found = shares(value, entry);
+            assert!(!found.is_empty() && found.iter().all(|share| *share == expected), "{place}, {entry}: {found:?}");
+        }
+    }
 }
 
 /// Sentence-transformers directories.

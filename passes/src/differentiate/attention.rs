@@ -15,8 +15,8 @@ pub(super) fn rope(step: &mut Step<'_, '_>, heads: usize, interleaved: bool) -> 
 /// Columns of `op`, an [`Op::PackedAttentionGrad`].
 pub(super) fn packed(step: &mut Step<'_, '_>, op: Op) -> Ruled {
     let (q, k, v) = (step.x(0)?, step.x(1)?, step.x(2)?);
-    let operands: Vec<_> = [k, v, step.x(3)?, step.dy].into_iter().chain(step.optional(4)).collect();
-    let all = q.op(op, &operands);
+    let (bias, key) = (step.optional(4), step.optional(5));
+    let all = q.op_with(op, &[Some(k), Some(v), Some(step.x(3)?), Some(step.dy), bias, key]);
     let mut start = Dim::default();
     for (i, x) in [q, k, v].into_iter().enumerate() {
         let width = x.shape().pop().ok_or("an axis is missing")?;

@@ -290,9 +290,8 @@ fn rule(op: &Op, step: &mut Step<'_, '_>) -> Ruled {
         Op::SegmentPool { f } => composites::segment_pool(step, *f),
         Op::CrossEntropy { ignore, smoothing } => composites::cross_entropy(step, *ignore, *smoothing),
         Op::Rope { heads, interleaved } => attention::rope(step, *heads, *interleaved),
-        Op::PackedAttention { heads, kv_heads, scale, causal } => {
-            let op = Op::PackedAttentionGrad { heads: *heads, kv_heads: *kv_heads, scale: *scale, causal: *causal };
-            attention::packed(step, op)
+        &Op::PackedAttention { heads, kv_heads, scale, causal, dropout } => {
+            attention::packed(step, Op::PackedAttentionGrad { heads, kv_heads, scale, causal, dropout })
         }
         Op::Attention { .. } | Op::CrossEntropyGrad { .. } | Op::PackedAttentionGrad { .. } => {
             Err("it should have been taken apart")

@@ -68,6 +68,13 @@ impl<'s, 'g> Term<'s, 'g> {
         self.then(|b, _| b.op(op, &operands))
     }
 
+    /// An op on this and other operands, some of which may be absent.
+    pub fn op_with(self, op: Op, others: &[Option<Term<'s, 'g>>]) -> Self {
+        let others = others.iter().map(|t| t.map(|t| t.value));
+        let operands: Vec<Option<Value>> = std::iter::once(Some(self.value)).chain(others).collect();
+        self.then(|b, _| b.op_with(op, &operands))
+    }
+
     pub fn unary(self, f: Unary) -> Self {
         self.then(|b, x| b.unary(f, x))
     }

@@ -151,7 +151,7 @@ mod tests {
             b.op(Op::Linear {}, &[x, w]).unwrap()
         };
         let q = layer(&mut b, "q", x);
-        let attention = Op::PackedAttention { heads: 2, kv_heads: 2, scale: 0.5, causal: true };
+        let attention = Op::PackedAttention { heads: 2, kv_heads: 2, scale: 0.5, causal: true, dropout: 0.0 };
         let y = b.op(attention, &[q, q, q, offsets]).unwrap();
         let o = layer(&mut b, "o", y);
         let x = b.add(x, o).unwrap();

@@ -80,7 +80,7 @@ impl Model<'_> {
         let op = if padded {
             Op::Attention { heads: HEADS, kv_heads: HEADS, scale, causal: false }
         } else {
-            Op::PackedAttention { heads: HEADS, kv_heads: HEADS, scale, causal: false }
+            Op::PackedAttention { heads: HEADS, kv_heads: HEADS, scale, causal: false, dropout: 0.0 }
         };
         let context = self.at(&format!("{p}.attention.self")).op(op, &[q, k, v, seen]).unwrap();
         let y = self.linear(&format!("{p}.attention.output.dense"), context, HIDDEN, HIDDEN);

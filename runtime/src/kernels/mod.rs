@@ -31,6 +31,7 @@ mod scratch;
 mod simd;
 mod tile;
 pub mod vmath;
+mod words;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

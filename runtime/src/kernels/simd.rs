@@ -5,8 +5,8 @@
 
 use half::{bf16, f16};
 
-use super::quant::bytes::Bytes;
 use super::tile::{TileArgs, dispatch_tile, tile};
+use super::words::Words;
 
 /// Lanes of a vector, and outputs of a weight panel.
 pub const LANES: usize = 16;
@@ -89,7 +89,7 @@ impl Element for i8 {
 }
 
 /// Sixteen-lane arithmetic on one instruction set.
-pub(crate) trait Simd: Bytes {
+pub(crate) trait Simd: Words {
     /// Rows of the largest register tile.
     const ROWS: usize;
     /// Panels (of sixteen columns) of the largest register tile.

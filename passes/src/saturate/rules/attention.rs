@@ -97,7 +97,7 @@ fn attention(mask: &Mask, scaled: bool, key_heads: KeyHeads, biased: bool) -> Ru
     let heads = format!("(@heads ?qs) {key} {scale} {}", mask.causal);
     // What follows may want another shape than the query's.
     let right = if mask.packed {
-        format!("(reshape ?o (packed_attention {heads} ?q ?k ?v ?offsets {bias}))")
+        format!("(reshape ?o (packed_attention {heads} 0 ?q ?k ?v ?offsets {bias} absent))")
     } else {
         let seen = if mask.key_mask { "?mask" } else { "absent" };
         format!("(reshape ?o (attention {heads} ?q ?k ?v {seen} {bias}))")

@@ -4,6 +4,7 @@ use super::super::gemm::pieces;
 use super::super::simd::{Element, LANES, Simd};
 use super::super::tile::{Next, TileArgs};
 use super::super::vmath::LOG2_E;
+use super::dropout::Draws;
 use super::pack::Packed;
 use super::softmax::{greatest_of_rows, hide, powers, powers_unshifted};
 use super::{AttentionArgs, Buffers, KEY_BLOCK, SCORE_ROWS, Sequence, Task};
@@ -125,6 +126,12 @@ unsafe fn merge<S: Simd>(
                 }
             }
         }
+        if let Some(draws) = Draws::new(args.key, args.dropped) {
+            // There is no mask then, so positions follow each other.
+            let (heads, first) = (args.heads as usize, rows.sequence.query + rows.first);
+            let row = (first * heads + rows.head) as u32;
+            draws.drop_of_rows(s, scores_at, ld, height, row, heads as u32, positions[0] as usize);
+        }
         let tile = TileArgs {
             k: most,
             a: scores_at,
@@ -231,7 +238,7 @@ unsafe fn finish<S: Simd>(s: S, args: &AttentionArgs, rows: &Task, result: &Rows
     unsafe {
         let sums = s.load(result.sums.as_ptr());
         // Rows that see no key are zero; a NaN stays one.
-        let factors = s.div(s.splat(1.0), sums);
+        let factors = s.div(s.splat(args.kept), sums);
         let factors = s.to_array(s.select_lt(sums, s.splat(f32::MIN_POSITIVE), s.splat(0.0), factors));
         let mut out = args.out.add((rows.sequence.query + rows.first) * stride + rows.head * dim);
         let mut from = result.outputs.as_ptr();

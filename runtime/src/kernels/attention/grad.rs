@@ -11,6 +11,7 @@ use super::super::scratch::with_scratch;
 use super::super::simd::{Kernel, LANES, Simd};
 use super::super::tile::TileArgs;
 use super::super::vmath::{LOG2_E, exp2};
+use super::dropout::Draws;
 use super::tiles;
 use crate::threads::Barrier;
 
@@ -57,6 +58,13 @@ pub struct AttentionGradArgs {
     pub scale: f32,
     /// 1 if a query sees no key behind itself, else 0.
     pub causal: u32,
+    /// Two words of which it is a function what is dropped of what queries take of keys, as the op `packed_attention` says;
+    /// or null, and nothing is.
+    pub key: *const u32,
+    /// Of the numbers of 16 bits so many drop.
+    pub dropped: u32,
+    /// Factor of what is not dropped; 1 without `key`.
+    pub kept: f32,
     /// Where the threads of the call draw tickets; nobody has drawn one since they met there.
     pub barrier: *const Barrier,
 }
@@ -223,7 +231,10 @@ unsafe fn head<S: Simd>(
                     let seen = if args.causal != 0 { Some(at) } else { None };
                     let p = buffers.p.as_mut_ptr().add(panel * LANES);
                     let ds = buffers.ds.as_mut_ptr().add(panel * LANES);
-                    probabilities_and_gradients(s, p, ds, keys, seen, args.scale);
+                    // Of the panel's first query.
+                    let row = ((token + at) * args.heads as usize + head) as u32;
+                    let draws = Draws::new(args.key, args.dropped).map(|draws| (draws, row));
+                    probabilities_and_gradients(s, args, draws, p, ds, keys, seen);
                 }
                 let of_keys = |a: &[f32], b: &[f32], c: *mut f32| TileArgs {
                     k: count,
@@ -273,18 +284,20 @@ unsafe fn head<S: Simd>(
 
 /// From scores (of powers of two) and gradients of probabilities of sixteen queries, a row of [`QUERIES`] for each of `keys`
 /// keys, to probabilities and gradients of scores. The first query sees the keys up to `seen`, each that follows one more;
-/// all see all where there is none.
+/// all see all where there is none. With `draws`, and the number of the first query and head, what they drop of the
+/// probabilities is 0 and the rest `kept` times as much, and gradients are accordingly.
 ///
 /// # Safety
 /// Both hold sixteen columns of `keys` rows.
 #[inline(always)]
 unsafe fn probabilities_and_gradients<S: Simd>(
     s: S,
+    args: &AttentionGradArgs,
+    draws: Option<(Draws, u32)>,
     p: *mut f32,
     ds: *mut f32,
     keys: usize,
     seen: Option<usize>,
-    scale: f32,
 ) {
     let lanes: [f32; LANES] = std::array::from_fn(|lane| lane as f32);
     // SAFETY: the caller's promise, and an array of sixteen.
@@ -312,14 +325,33 @@ unsafe fn probabilities_and_gradients<S: Simd>(
             total = s.add(total, power);
         }
         let part = s.select_lt(zero, total, s.div(s.splat(1.0), total), zero);
-        let mut mean = zero;
+        let (mut mean, scale) = (zero, s.splat(args.scale));
+        if let Some((draws, row)) = draws {
+            // What is dropped is negative on the way; a NaN, being the second operand of a maximum, passes.
+            draws.negate_of_queries(s, p, QUERIES, keys, row, args.heads as u32);
+            let kept = s.splat(args.kept);
+            for key in 0..keys {
+                let (at, ds) = (p.add(key * QUERIES), ds.add(key * QUERIES));
+                let probability = s.mul(s.load(at), part);
+                s.store(at, probability);
+                let gradient = s.select_lt(probability, zero, zero, s.mul(s.load(ds), kept));
+                s.store(ds, gradient);
+                mean = s.fma(s.abs(probability), gradient, mean);
+            }
+            for key in 0..keys {
+                let (at, ds) = (p.add(key * QUERIES), ds.add(key * QUERIES));
+                let probability = s.load(at);
+                s.store(ds, s.mul(s.mul(s.abs(probability), s.sub(s.load(ds), mean)), scale));
+                s.store(at, s.mul(s.max(zero, probability), kept));
+            }
+            return;
+        }
         for key in 0..keys {
             let at = p.add(key * QUERIES);
             let probability = s.mul(s.load(at), part);
             s.store(at, probability);
             mean = s.fma(probability, s.load(ds.add(key * QUERIES)), mean);
         }
-        let scale = s.splat(scale);
         for key in 0..keys {
             let at = ds.add(key * QUERIES);
             let away = s.sub(s.load(at), mean);

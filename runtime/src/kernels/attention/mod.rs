@@ -10,6 +10,7 @@
 //! alone: keys in order, in blocks that start at the sequence's first key. So a masked key does what no key does.
 
 mod block;
+mod dropout;
 mod grad;
 mod pack;
 mod softmax;
@@ -74,6 +75,13 @@ pub struct AttentionArgs {
     /// 1 if a query sees no key behind itself, else 0. The last query then stands where the last key does; else the first
     /// ones stand together.
     pub causal: u32,
+    /// Two words of which it is a function what is dropped of what queries take of keys, as the op `packed_attention` says;
+    /// or null, and nothing is. Not together with `key_mask`.
+    pub key: *const u32,
+    /// Of the numbers of 16 bits so many drop.
+    pub dropped: u32,
+    /// Factor of what is not dropped; 1 without `key`.
+    pub kept: f32,
     /// Where the threads of the call draw tickets; nobody has drawn one since they met there.
     pub barrier: *const Barrier,
 }

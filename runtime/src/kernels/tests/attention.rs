@@ -1,6 +1,6 @@
 //! Attention against f64: packed sequences, and sequences of one length.
 
-use super::{Random, bits, close};
+use super::{Dropout, Random, bits, close};
 use crate::kernels::Isa;
 use crate::kernels::attention::{AttentionArgs, attention_on};
 use crate::threads::Barrier;
@@ -22,6 +22,7 @@ struct Case {
     mask: Option<Vec<u8>>,
     causal: bool,
     scale: f32,
+    dropout: Option<Dropout>,
 }
 
 impl Case {
@@ -61,6 +62,7 @@ impl Case {
             causal: random.pick(&[false, true]),
             // From scores near zero to such as need a shift.
             scale: random.pick(&[0.2, 1.0, 3.0, -0.5, 40.0]),
+            dropout: None,
         }
     }
 
@@ -105,6 +107,9 @@ impl Case {
             key_mask: self.mask.as_ref().map_or(std::ptr::null(), |mask| mask[key..].as_ptr()),
             scale: self.scale,
             causal: self.causal.into(),
+            key: self.dropout.as_ref().map_or(std::ptr::null(), |dropout| dropout.key.as_ptr()),
+            dropped: self.dropout.map_or(0, |dropout| dropout.dropped),
+            kept: self.dropout.map_or(1.0, Dropout::kept),
             barrier: &barrier,
         };
         let shared = &raw const args as usize;
@@ -153,7 +158,9 @@ impl Case {
                     let sum: f64 = weights.iter().sum();
                     for d in 0..self.dim {
                         let value = |j: usize| f64::from(self.v[(key + j) * self.kv_stride + kv * self.dim + d]);
-                        let x: f64 = weights.iter().zip(&seen).map(|(w, &j)| w / sum * value(j)).sum();
+                        let row = (query + i) * self.heads + h;
+                        let factor = |j: usize| self.dropout.map_or(1.0, |dropout| dropout.factor(row, j));
+                        let x: f64 = weights.iter().zip(&seen).map(|(w, &j)| w / sum * factor(j) * value(j)).sum();
                         // Roundings of large scores show in the weights.
                         out[((query + i) * self.heads + h) * self.dim + d] = (x, f64::from(self.scale.abs().max(1.0)));
                     }
@@ -170,20 +177,27 @@ impl Case {
     }
 
     fn check(&self, what: &str) {
+        self.check_within(3e-6, what);
+    }
+
+    fn check_within(&self, tolerance: f64, what: &str) {
         let expected = self.reference();
         let mut fused = Vec::new();
         for isa in Isa::available() {
             let whole = self.run(isa, 1);
-            close(&whole, &expected, 3e-6, &format!("{what} {isa:?}"));
+            close(&whole, &expected, tolerance, &format!("{what} {isa:?}"));
             for threads in [2, 3, 7] {
                 assert_eq!(bits(&whole), bits(&self.run(isa, threads)), "{what} {isa:?} on {threads} threads");
             }
             let mut row = 0;
             for (sequence, (len, _)) in self.lengths.iter().enumerate() {
-                let alone = self.run_sequences(isa, 1, sequence..sequence + 1);
-                let width = self.heads * self.dim;
-                let there = &whole[row * width..(row + len) * width];
-                assert_eq!(bits(&alone), bits(there), "{what} {isa:?}: sequence {sequence} alone");
+                // What is dropped goes by the place in the batch.
+                if self.dropout.is_none() || row == 0 {
+                    let alone = self.run_sequences(isa, 1, sequence..sequence + 1);
+                    let width = self.heads * self.dim;
+                    let there = &whole[row * width..(row + len) * width];
+                    assert_eq!(bits(&alone), bits(there), "{what} {isa:?}: sequence {sequence} alone");
+                }
                 row += len;
             }
             if isa != Isa::Portable {
@@ -205,6 +219,25 @@ fn attention_is_softmax_of_scores_times_values() {
         let dim = random.pick(&[1, 8, 20, 32, 48, 64, 80]);
         let case = Case::packed(&mut random, &lengths, heads, kv_heads, dim);
         case.check(&format!("round {round}: {lengths:?} {}", case.kind()));
+    }
+}
+
+/// Weights that are dropped are zero, the others larger, in short sequences and over blocks of keys, with and without shifts.
+#[test]
+fn attention_drops_what_the_key_says() {
+    let mut random = Random(12);
+    let all = [vec![1], vec![0, 20, 7], vec![64, 65], vec![130, 3, 47], vec![600], vec![3, 520]];
+    for (round, lengths) in all.iter().cycle().take(24).enumerate() {
+        let (heads, kv_heads) = random.pick(&[(1, 1), (2, 2), (4, 2), (3, 1)]);
+        let mut case = Case::packed(&mut random, lengths, heads, kv_heads, random.pick(&[8, 20, 32, 64]));
+        let key = [0; 2].map(|_: u32| random.bits() as u32);
+        (case.mask, case.dropout) = (None, Some(Dropout { key, dropped: random.pick(&[6554, 32768, 65535]) }));
+        // Few that are kept make large results.
+        case.scale = random.pick(&[0.2, 1.0, 40.0]);
+        case.check_within(
+            3e-6 * f64::from(case.dropout.map_or(1.0, Dropout::kept)),
+            &format!("round {round}: {lengths:?} {}", case.kind()),
+        );
     }
 }
 

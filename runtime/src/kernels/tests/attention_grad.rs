@@ -1,6 +1,6 @@
 //! Gradients of attention against f64.
 
-use super::{Random, bits, close};
+use super::{Dropout, Random, bits, close};
 use crate::kernels::Isa;
 use crate::kernels::attention::{AttentionGradArgs, attention_grad_on};
 use crate::threads::Barrier;
@@ -16,6 +16,7 @@ struct Case {
     bias: Option<(usize, Vec<f32>)>,
     causal: bool,
     scale: f32,
+    dropout: Option<Dropout>,
 }
 
 impl Case {
@@ -28,7 +29,10 @@ impl Case {
         let bias = random.pick(&[false, true]).then(|| (positions, random.values(heads * (2 * positions - 1))));
         let causal = random.pick(&[false, true]);
         let scale = random.pick(&[0.2, 1.0, -0.5]);
-        Case { lengths: lengths.to_vec(), heads, kv_heads, dim, strides, operands, bias, causal, scale }
+        let key = [0; 2].map(|_: u32| random.bits() as u32);
+        let dropped = random.pick(&[0, 6554, 32768]);
+        let dropout = (dropped > 0).then_some(Dropout { key, dropped });
+        Case { lengths: lengths.to_vec(), heads, kv_heads, dim, strides, operands, bias, causal, scale, dropout }
     }
 
     fn offsets(&self) -> Vec<i32> {
@@ -70,6 +74,9 @@ impl Case {
             positions: self.bias.as_ref().map_or(0, |&(positions, _)| positions as i64),
             scale: self.scale,
             causal: self.causal.into(),
+            key: self.dropout.as_ref().map_or(std::ptr::null(), |dropout| dropout.key.as_ptr()),
+            dropped: self.dropout.map_or(0, |dropout| dropout.dropped),
+            kept: self.dropout.map_or(1.0, Dropout::kept),
             barrier: &barrier,
         };
         let shared = &raw const args as usize;
@@ -116,7 +123,10 @@ impl Case {
                 let greatest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = scores.iter().map(|x| (x - greatest).exp()).sum();
                 let p: Vec<f64> = scores.iter().map(|x| (x - greatest).exp() / total).collect();
-                let dp: Vec<f64> = (start..seen).map(|key| dot(3, query, head, 2, key, kv)).collect();
+                let row = query * self.heads + head;
+                let factor = |place: usize| self.dropout.map_or(1.0, |dropout| dropout.factor(row, place));
+                let dp: Vec<f64> =
+                    (start..seen).map(|key| dot(3, query, head, 2, key, kv) * factor(key - start)).collect();
                 let mean: f64 = p.iter().zip(&dp).map(|(p, d)| p * d).sum();
                 let size: f64 = p.iter().zip(&dp).map(|(p, d)| p * d.abs()).sum();
                 for (i, key) in (start..seen).enumerate() {
@@ -131,7 +141,8 @@ impl Case {
                         add(key, self.heads + kv, ds, at(0, query, head * dim + c));
                         let to = &mut out[key * self.width() + (self.heads + self.kv_heads + kv) * dim + c];
                         let y = at(3, query, head * dim + c);
-                        *to = (to.0 + p[i] * y, to.1 + p[i] * y.abs());
+                        let p = p[i] * factor(i);
+                        *to = (to.0 + p * y, to.1 + p * y.abs());
                     }
                 }
             }
@@ -151,10 +162,11 @@ fn gradients_of_attention_are_those_of_its_formula() {
         (&[33, 64], 4, 1, 20),
         (&[100, 47], 2, 2, 64),
     ] {
-        for _ in 0..3 {
+        for _ in 0..6 {
             let case = Case::new(&mut random, lengths, heads, kv_heads, dim);
             let what =
                 format!("{lengths:?} {heads}/{kv_heads} {dim} causal {} bias {}", case.causal, case.bias.is_some());
+            let what = format!("{what} dropout {:?}", case.dropout.map(|dropout| dropout.dropped));
             let reference = case.reference();
             for isa in Isa::available() {
                 let whole = case.run(isa, 1);

@@ -229,7 +229,8 @@ fn attention_drops_what_the_key_says() {
     let all = [vec![1], vec![0, 20, 7], vec![64, 65], vec![130, 3, 47], vec![600], vec![3, 520]];
     for (round, lengths) in all.iter().cycle().take(24).enumerate() {
         let (heads, kv_heads) = random.pick(&[(1, 1), (2, 2), (4, 2), (3, 1)]);
-        let mut case = Case::packed(&mut random, lengths, heads, kv_heads, random.pick(&[8, 20, 32, 64]));
+        let dim = random.pick(&[8, 20, 32, 64]);
+        let mut case = Case::packed(&mut random, lengths, heads, kv_heads, dim);
         let key = [0; 2].map(|_: u32| random.bits() as u32);
         (case.mask, case.dropout) = (None, Some(Dropout { key, dropped: random.pick(&[6554, 32768, 65535]) }));
         // Few that are kept make large results.

@@ -11,12 +11,18 @@ use crate::{Scope, Sequence, Tensor};
 
 /// `x[.., in] * weight[out, in]^T + bias[out]`; parameters `NAME.weight`, `NAME.bias`.
 pub fn linear(scope: &Scope, name: &str, x: &Tensor, [out, input]: [usize; 2]) -> Tensor {
-    scope.at(name, |s| x.linear(&s.param("weight", [out, input]), Some(&s.param("bias", [out]))))
+    scope.at(name, |s| {
+        let y = x.linear(&s.param("weight", [out, input]), Some(&s.param("bias", [out])));
+        s.linear_layer(x, y, [out, input])
+    })
 }
 
 /// [`linear`] without bias.
 pub fn linear_no_bias(scope: &Scope, name: &str, x: &Tensor, [out, input]: [usize; 2]) -> Tensor {
-    scope.at(name, |s| x.linear(&s.param("weight", [out, input]), None))
+    scope.at(name, |s| {
+        let y = x.linear(&s.param("weight", [out, input]), None);
+        s.linear_layer(x, y, [out, input])
+    })
 }
 
 /// [`linear`] with or without bias.

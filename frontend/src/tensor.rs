@@ -30,6 +30,11 @@ impl Tensor {
         self.known.as_ref().map(|(value, _)| *value)
     }
 
+    /// Whether both are the same value of one trace.
+    pub fn is(&self, other: &Tensor) -> bool {
+        self.value().is_some() && self.value() == other.value() && self.trace.is(&other.trace)
+    }
+
     /// The trace.
     pub fn trace(&self) -> &Trace {
         &self.trace

@@ -27,6 +27,7 @@ struct Recorder {
     states: BTreeMap<String, Type>,
     arguments: Vec<String>,
     dropout: Option<Dropout>,
+    on_linear: Option<OnLinear>,
     path: Rc<str>,
     error: Option<TraceError>,
 }
@@ -37,6 +38,16 @@ struct Dropout {
     key: Value,
     /// How often it was.
     uses: usize,
+}
+
+/// What is called with each linear layer of a trace.
+#[derive(Clone)]
+struct OnLinear(Rc<dyn Fn(&Scope, &Tensor, Tensor, [usize; 2]) -> Tensor>);
+
+impl std::fmt::Debug for OnLinear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnLinear")
+    }
 }
 
 impl Trace {
@@ -51,9 +62,15 @@ impl Trace {
             states: BTreeMap::new(),
             arguments: Vec::new(),
             dropout: None,
+            on_linear: None,
             path: "".into(),
             error: None,
         })))
+    }
+
+    /// Whether both are the same recording.
+    pub(crate) fn is(&self, other: &Trace) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
     }
 
     /// The element type of parameters.
@@ -148,6 +165,12 @@ impl Trace {
         )
     }
 
+    /// From here on every [`nn`](crate::nn) layer that multiplies by a weight `[out, in]` is shown to `f`: its place, what goes
+    /// in, what comes out and `[out, in]`; what `f` gives takes the place of what comes out.
+    pub fn on_linear(&self, f: impl Fn(&Scope, &Tensor, Tensor, [usize; 2]) -> Tensor + 'static) {
+        self.0.borrow_mut().on_linear = Some(OnLinear(Rc::new(f)));
+    }
+
     /// The scope of the whole model: no path, names as they are.
     pub fn root(&self) -> Scope {
         Scope { trace: self.clone(), path: "".into(), names: String::new() }
@@ -159,6 +182,8 @@ impl Trace {
     /// The first misfit, with its model path and types.
     pub fn finish(self, entry: &str) -> Result<Program, TraceError> {
         let mut recorder = self.0.borrow_mut();
+        // It may hold tensors, which hold the trace.
+        let _hook = recorder.on_linear.take();
         if let Some(error) = recorder.error.take() {
             return Err(error);
         }
@@ -182,7 +207,7 @@ impl Trace {
         for operand in operands {
             match operand {
                 None => values.push(None),
-                Some(tensor) if !Rc::ptr_eq(&tensor.trace().0, &self.0) => {
+                Some(tensor) if !tensor.trace().is(self) => {
                     return self.fail(|path| TraceError::Foreign { path, op: name });
                 }
                 Some(tensor) => match tensor.value() {
@@ -255,6 +280,15 @@ impl Scope {
         let result = f(&scope);
         self.trace.0.borrow_mut().path = before;
         result
+    }
+
+    /// What comes out of the linear layer of this place, see [`Trace::on_linear`].
+    pub(crate) fn linear_layer(&self, x: &Tensor, y: Tensor, shape: [usize; 2]) -> Tensor {
+        let on_linear = self.trace.0.borrow().on_linear.clone();
+        match on_linear {
+            Some(OnLinear(f)) => f(self, x, y, shape),
+            None => y,
+        }
     }
 
     /// The parameter `name` of this place, in the trace's element type. Asking again gives the same value.

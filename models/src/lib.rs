@@ -5,12 +5,14 @@
 //! source  ──▶ config      config.json with the defaults of its model type
 //!   files ──▶ checkpoint  safetensors, shards and PyTorch pickles as one set of tensors
 //!                 └─────▶ weights   parameters by name, and what did not fit
+//!                           └──▶ adapters   what PEFT trained beside them
 //! ```
 //!
 //! Everything read here comes from strangers: no parser panics, allocates by a number it has not checked, or executes
 //! anything, and every error names the file and the field or tensor. All errors of this crate are bad input: the
 //! command ends with exit code 2.
 
+pub mod adapters;
 pub mod checkpoint;
 pub mod config;
 pub mod families;

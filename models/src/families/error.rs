@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use lith_frontend::TraceError;
 
+use crate::adapters::AdapterError;
 use crate::config::{ConfigError, Head};
 
 /// Why a model cannot be traced. Every variant is bad input (exit code 2).
@@ -31,6 +32,9 @@ pub enum FamilyError {
         /// The heads there are.
         heads: String,
     },
+    /// Adapters cannot be made for it.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     /// A field is absent or out of range.
     #[error(transparent)]
     Config(#[from] ConfigError),

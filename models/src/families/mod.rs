@@ -35,6 +35,7 @@ pub use error::FamilyError;
 use lith_frontend::{Layout, Scope, Sequence, Tensor, Trace, nn::Act};
 use lith_ir::{DType, Program};
 
+use crate::adapters::{Adapted, Adapting, LoraConfig, is_adapter};
 use crate::config::{Config, ConfigError, Head};
 use crate::weights::{Piece, Rows, Rules, Wanted};
 
@@ -158,7 +159,7 @@ impl Family {
 
 /// What a model is traced with.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct Options<'a> {
     /// How the sequences of a batch lie in memory.
     pub layout: Layout,
     /// Whether [`Head::Base`] yields `pooler_output`, where the family has a pooler. Checkpoints of models with a head
@@ -166,6 +167,8 @@ pub struct Options {
     pub pooler: bool,
     /// Whether the model is to be trained: see [`Training`].
     pub training: Option<Training>,
+    /// Low-rank adapters beside linear layers, to be trained in their place.
+    pub lora: Option<&'a LoraConfig>,
 }
 
 /// What a model is trained by. The program has two entry points then, [`LOSS_ENTRY`] and [`EVAL_ENTRY`], with dropout and
@@ -183,9 +186,9 @@ pub const LOSS_ENTRY: &str = "loss";
 /// Entry point of the same loss as it is when the model is used.
 pub const EVAL_ENTRY: &str = "eval_step";
 
-impl Default for Options {
+impl Default for Options<'_> {
     fn default() -> Self {
-        Options { layout: Layout::Packed, pooler: true, training: None }
+        Options { layout: Layout::Packed, pooler: true, training: None, lora: None }
     }
 }
 
@@ -213,13 +216,15 @@ pub struct Traced {
     pub parts: Vec<Part>,
     /// Most tokens of a sequence; beyond, positions have no embedding.
     pub max_length: usize,
+    /// What of it learns, where it was traced with adapters.
+    pub adapted: Option<Adapted>,
 }
 
 /// Traces a model with a head.
 ///
 /// # Errors
 /// When the configuration does not fit the family, or the family lacks the head.
-pub fn trace(config: &Config, head: Head, options: &Options) -> Result<Traced, FamilyError> {
+pub fn trace(config: &Config, head: Head, options: &Options<'_>) -> Result<Traced, FamilyError> {
     if options.training.is_none() {
         return trace_entry(config, head, options, ENTRY);
     }
@@ -230,7 +235,7 @@ pub fn trace(config: &Config, head: Head, options: &Options) -> Result<Traced, F
 }
 
 /// Traces one entry point.
-fn trace_entry(config: &Config, head: Head, options: &Options, entry: &str) -> Result<Traced, FamilyError> {
+fn trace_entry(config: &Config, head: Head, options: &Options<'_>, entry: &str) -> Result<Traced, FamilyError> {
     let family = family(config)?;
     let build = match head {
         Head::Base => None,
@@ -243,6 +248,10 @@ fn trace_entry(config: &Config, head: Head, options: &Options, entry: &str) -> R
     let root = model.tokens.ids().trace().root();
     if entry == LOSS_ENTRY {
         root.trace().start_dropout();
+    }
+    let adapting = options.lora.map(|lora| adapting(lora, config, family, head)).transpose()?;
+    if let Some(adapting) = &adapting {
+        adapting.install(root.trace());
     }
     let mut outputs: Outputs = match build {
         None => {
@@ -266,7 +275,27 @@ fn trace_entry(config: &Config, head: Head, options: &Options, entry: &str) -> R
         let loss::Loss { sum, items } = loss::loss(&model, head, &outputs, smoothing)?;
         outputs.splice(0..0, [("loss_sum", sum), ("items", items)]);
     }
-    model.finish(head, entry, outputs)
+    let mut traced = model.finish(head, entry, outputs)?;
+    let params: Vec<&str> = traced.program.params.keys().map(String::as_str).collect();
+    traced.adapted = adapting.map(|adapting| adapting.finish(&params)).transpose()?;
+    Ok(traced)
+}
+
+/// Adapters of a family's linear layers.
+fn adapting(lora: &LoraConfig, config: &Config, family: &Family, head: Head) -> Result<Adapting, FamilyError> {
+    let fused = family.fused.map_or_else(|| Ok(Vec::new()), |fused| fused(config))?;
+    let model = crate::adapters::Model {
+        model_type: family.model_type,
+        base_prefix: family.rules.base_prefix,
+        classifier: !matches!(head, Head::Base | Head::CausalLm | Head::MaskedLm),
+        joined: !fused.is_empty(),
+        transposed: fused.iter().any(|fused| fused.transposed),
+        module_of: Box::new(move |layer| {
+            let piece = fused.iter().find_map(|fused| fused.piece(&format!("{layer}.weight"), 2))?;
+            Some((piece.of.strip_suffix(".weight")?.to_string(), piece.rows))
+        }),
+    };
+    Ok(Adapting::new(lora, model)?)
 }
 
 fn family(config: &Config) -> Result<&'static Family, FamilyError> {
@@ -362,7 +391,7 @@ impl<'a> Model<'a> {
             trace.finish(entry).map_err(|source| FamilyError::Trace { file: file(), source: source.into() })?;
         let tie = self.config.flag("tie_word_embeddings")?;
         let fused = self.family.fused.map_or_else(|| Ok(Vec::new()), |fused| fused(self.config))?;
-        let wanted = program.params.iter().filter_map(|(name, ty)| {
+        let wanted = program.params.iter().filter(|(name, _)| !is_adapter(name)).filter_map(|(name, ty)| {
             let body = head == Head::Base || in_scope(name, self.family.rules.base_prefix);
             let piece = fused.iter().find_map(|fused| fused.piece(name, ty.rank()));
             let wanted = Wanted { head: !body, piece, ..Wanted::body(name, ty.static_shape()?) };
@@ -374,7 +403,7 @@ impl<'a> Model<'a> {
         });
         let part =
             Part { folder: String::new(), prefix: String::new(), wanted: wanted.collect(), rules: self.family.rules };
-        Ok(Traced { program, parts: vec![part], max_length: self.max_length })
+        Ok(Traced { program, parts: vec![part], max_length: self.max_length, adapted: None })
     }
 }
 

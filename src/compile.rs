@@ -112,7 +112,10 @@ pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>
     };
     let storage = quantize::plan(&matrices, &options.quantization, &|name| model.weights.kept(name), &values)?;
     let is_quantized = |name: &&String| matches!(storage.storage.get(*name), Some(Storage::Quantized(_)));
-    let training = model.training.then(|| crate::train::all_of(&program, options.optimizer));
+    let training = model.training.then(|| match &model.adapted {
+        Some(adapted) => crate::train::some_of(adapted.trained.keys().cloned(), options.optimizer),
+        None => crate::train::all_of(&program, options.optimizer),
+    });
     let pass_options = lith_passes::Options {
         stop_after,
         training,
@@ -236,7 +239,7 @@ pub fn cached(
     let cache = Cache::open()?;
     let mut settings = vec![
         model.info.task.name().to_string(),
-        format!("{:?} {:?}", from.training, options.optimizer),
+        format!("{:?} {:?} {:?}", from.training, from.lora, options.optimizer),
         format!("{:?} {:?} {:?} {:?}", options.storage, options.quantization, options.numeric, from.cache),
         format!("{:?} saturate={}", options.device, options.saturate),
         format!("{} {}", options.target.name(), options.target.features().join(",")),

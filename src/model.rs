@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 
 use lith_frontend::{CacheType, Layout};
 use lith_ir::Program;
+use lith_models::adapters::{Adapted, Adapter, LoraConfig, Placed, is_adapter};
 use lith_models::checkpoint::OpenOptions;
 use lith_models::config::ProblemType;
-use lith_models::families::{self, Family, Traced, sentence::Stack};
+use lith_models::families::{self, Family, Part, Traced, sentence::Stack};
 use lith_models::gguf::{self, Gguf};
+use lith_models::source::read_text;
 use lith_models::weights::{Fresh, resolve};
 use lith_models::{Checkpoint, Config, Head, HubEnv, LoadOptions, Source, SourceOptions};
 use lith_runtime::pipelines::{ModelInfo, Task};
 use lith_runtime::tokenizer::{Assets, AutoTokenizer, TOKENIZER_FILES};
 
 use crate::error::{Error, Result};
-use crate::weights::{GgufWeights, LoadedPart, Weights};
+use crate::weights::{FreshAdapters, GgufWeights, LoadedPart, Weights};
 
 /// How a model is found and read.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +44,19 @@ pub struct ModelOptions {
     pub cache: CacheType,
     /// Trace what training makes small instead of what answers.
     pub training: Option<families::Training>,
+    /// A folder or hub id of an adapter that is merged into the weights.
+    pub adapter: Option<String>,
+    /// Adapters to be trained beside the weights.
+    pub lora: Option<Lora>,
+}
+
+/// Adapters to be trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lora {
+    /// Which, and how.
+    pub config: LoraConfig,
+    /// Seed of their first values.
+    pub seed: u64,
 }
 
 /// Files besides the tokenizer's that an artifact keeps.
@@ -71,6 +86,8 @@ pub struct Model {
     pub weights: Weights,
     /// Whether it was traced to be trained.
     pub training: bool,
+    /// What of it learns, where adapters do.
+    pub adapted: Option<Adapted>,
 }
 
 /// What the files of a model say before its program is traced: enough for a cache key.
@@ -79,6 +96,7 @@ pub struct Opened {
     config: Config,
     task: Task,
     options: ModelOptions,
+    adapter: Option<Adapter>,
 }
 
 /// The files of a model.
@@ -100,6 +118,7 @@ impl Opened {
     /// # Errors
     /// When there is no such model, its configuration is broken, or it does not serve the task.
     pub fn new(model: &str, options: &ModelOptions) -> Result<Opened> {
+        let mut options = options.clone();
         let path = crate::bundled::find(model)?;
         let name = path.as_deref().map_or(Cow::Borrowed(model), |p| p.to_string_lossy());
         let env = HubEnv::from_env();
@@ -110,7 +129,20 @@ impl Opened {
             let source = Source::open(&name, &options.source, &env).map_err(Error::input)?;
             match gguf::find(&source).map_err(Error::input)? {
                 Some(file) => open_gguf(&file)?,
-                None => open_files(source, &name, options, &env)?,
+                None => open_files(source, &name, &options, &env)?,
+            }
+        };
+        let adapter = match options.adapter.as_deref() {
+            None => None,
+            Some(name) => {
+                let source = adapter_source(name, &options, &env)?;
+                let adapter = Adapter::open(&source).map_err(Error::input)?;
+                // What trained the adapter may have left the labels that it tells apart.
+                for assignment in labels_of(&source)? {
+                    config.set(&assignment).map_err(Error::input)?;
+                }
+                options.task = options.task.or_else(|| adapter.config().task().map(String::from));
+                Some(adapter)
             }
         };
         for assignment in &options.overrides {
@@ -119,8 +151,8 @@ impl Opened {
             }
         }
         let has_stack = matches!(origin, Origin::Files { stack: Some(_), .. });
-        let task = choose_task(&config, has_stack, options)?;
-        Ok(Opened { origin, config, task, options: options.clone() })
+        let task = choose_task(&config, has_stack, &options)?;
+        Ok(Opened { origin, config, task, options, adapter })
     }
 
     /// The model's task.
@@ -215,17 +247,16 @@ impl Opened {
             (None, head) => {
                 let stored = |name: &str| body.as_ref().is_none_or(|b| b.tensor(name).is_some());
                 let pooler = head == Head::Base && family.is_some_and(|f| f.has_pooler(stored));
-                families::trace(
-                    &self.config,
-                    head,
-                    &families::Options { layout, pooler, training: self.options.training },
-                )
+                let lora = self.options.lora.as_ref().map(|lora| &lora.config);
+                let options = families::Options { layout, pooler, training: self.options.training, lora };
+                families::trace(&self.config, head, &options)
             }
         };
-        let Traced { program, parts, max_length } = traced.map_err(Error::input)?;
+        let Traced { program, mut parts, max_length, adapted } = traced.map_err(Error::input)?;
         let info = self.info(max_length)?;
-        let Opened { origin, config, options, .. } = self;
-        let weights = match (origin, body) {
+        let Opened { origin, config, options, adapter, .. } = self;
+        let placed = adapter.map(|adapter| place(adapter, &mut parts)).transpose()?;
+        let mut weights = match (origin, body) {
             (Origin::Gguf(gguf), _) => {
                 let wanted = parts.into_iter().flat_map(|part| part.wanted).collect::<Vec<_>>();
                 let weights = GgufWeights::resolve(gguf, &wanted, options.strict)?;
@@ -260,10 +291,24 @@ impl Opened {
                 Weights::Checkpoints(loaded_parts)
             }
         };
+        if let Some(placed) = placed {
+            files.extend(placed.adapter().files().map(PathBuf::from));
+            warnings.extend(placed.adapter().config().warnings.iter().cloned());
+            if matches!(weights, Weights::Gguf(_)) {
+                warnings.push("weights that the adapter changes are no longer stored as the file has them".into());
+            }
+            weights = Weights::Merged(Box::new(weights), placed);
+        }
+        if let Some(lora) = &options.lora {
+            let factors = program.params.iter().filter(|(name, _)| is_adapter(name));
+            let shapes = factors.filter_map(|(name, ty)| Some((name.clone(), ty.static_shape()?))).collect();
+            let fresh = Fresh { seed: lora.seed, std: initializer_range(&config) };
+            weights = Weights::Adapted(Box::new(weights), FreshAdapters { fresh, shapes });
+        }
         files.sort();
         files.dedup();
         let training = options.training.is_some();
-        Ok(Model { config, info, program, warnings, assets, files, weights, training })
+        Ok(Model { config, info, program, warnings, assets, files, weights, training, adapted })
     }
 
     fn info(&self, max_length: usize) -> Result<ModelInfo> {
@@ -314,6 +359,34 @@ impl Model {
     pub fn open(model: &str, options: &ModelOptions) -> Result<Model> {
         Opened::new(model, options)?.load()
     }
+}
+
+/// The folder or repository of an adapter.
+fn adapter_source(name: &str, options: &ModelOptions, env: &HubEnv) -> Result<Source> {
+    // Revision and folder are the model's.
+    let source = SourceOptions { revision: None, subfolder: None, ..options.source.clone() };
+    Source::open(name, &source, env).map_err(Error::input)
+}
+
+/// Overrides that give a model the labels of the configuration beside an adapter, if there is one.
+fn labels_of(adapter: &Source) -> Result<Vec<String>> {
+    let Some(file) = adapter.config_file().map_err(Error::input)? else { return Ok(Vec::new()) };
+    let text = read_text(&file, 1 << 24).map_err(Error::input)?;
+    let wrong = |e: serde_json::Error| Error::input(format!("{}: {e}", file.display()));
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).map_err(wrong)?;
+    let told = ["id2label", "problem_type"].iter().filter_map(|name| Some((name, fields.get(*name)?)));
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), String::from);
+    Ok(told.filter(|(_, value)| !value.is_null()).map(|(name, value)| format!("{name}={}", text(value))).collect())
+}
+
+/// Finds the place of an adapter's tensors in a model; what it replaces is not wanted of the model's files any more.
+fn place(adapter: Adapter, parts: &mut [Part]) -> Result<Placed> {
+    let placed = adapter.place(parts).map_err(Error::input)?;
+    for part in parts {
+        let prefix = part.prefix.clone();
+        part.wanted.retain(|wanted| !placed.replaces(&format!("{prefix}{}", wanted.name)));
+    }
+    Ok(placed)
 }
 
 /// The spread of freshly drawn heads.

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use lith_codegen::WeightData;
 use lith_ir::DType;
 use lith_ir::quant::Storage;
+use lith_models::adapters::Placed;
 use lith_models::gguf::{Gguf, GgufTensor, TensorData};
-use lith_models::weights::{Loaded, Piece, Wanted, collapse};
+use lith_models::weights::{Fresh, Init, Loaded, Piece, Wanted, collapse};
 
 use crate::error::{Error, Result};
 
@@ -19,6 +20,32 @@ pub enum Weights {
     Checkpoints(Vec<LoadedPart>),
     /// Of a GGUF file.
     Gguf(GgufWeights),
+    /// Of one of those, with an adapter merged into them.
+    Merged(Box<Weights>, Placed),
+    /// Of one of those, with fresh adapters beside them.
+    Adapted(Box<Weights>, FreshAdapters),
+}
+
+/// Adapters that have learnt nothing yet: the first factors are drawn, the second ones zero, so that they change nothing
+/// (PE-04).
+pub struct FreshAdapters {
+    /// The generator.
+    pub fresh: Fresh,
+    /// Shapes of the factors by name.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl FreshAdapters {
+    fn draw(&self, name: &str) -> Option<Vec<f32>> {
+        let init = if name.ends_with(".lora_A.weight") { Init::KaimingUniform } else { Init::Zeros };
+        Some(self.fresh.draw(name, self.shapes.get(name)?, init))
+    }
+}
+
+/// Values in `f32` as they are stored.
+fn elements<'a>(values: &[f32]) -> WeightData<'a> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    WeightData::Elements { dtype: DType::F32, bytes: bytes.into() }
 }
 
 /// The parameters that come from one checkpoint.
@@ -35,6 +62,9 @@ impl Weights {
         match self {
             Weights::Checkpoints(_) => None,
             Weights::Gguf(gguf) => gguf.storage(name).filter(|s| *s != Storage::Float(DType::F32)),
+            Weights::Merged(base, placed) if !placed.changes(name) => base.kept(name),
+            Weights::Merged(..) => None,
+            Weights::Adapted(base, _) => base.kept(name),
         }
     }
 
@@ -51,6 +81,15 @@ impl Weights {
                 Ok(WeightData::Elements { dtype: DType::F32, bytes })
             }
             Weights::Gguf(gguf) => gguf.read(name).ok_or_else(unknown)?,
+            Weights::Merged(base, placed) => match placed.replaced(name) {
+                Some(values) => Ok(elements(&values.map_err(Error::input)?)),
+                None if !placed.changes(name) => base.read(name),
+                None => Ok(elements(&placed.merged(name, base.values(name)?).map_err(Error::input)?)),
+            },
+            Weights::Adapted(base, adapters) => match adapters.draw(name) {
+                Some(values) => Ok(elements(&values)),
+                None => base.read(name),
+            },
         }
     }
 

@@ -73,6 +73,9 @@ pub struct ModelArgs {
     /// Override a field of the configuration; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Folder or hub id of a LoRA adapter in PEFT's form, merged into the weights
+    #[arg(long, value_name = "ADAPTER")]
+    pub adapter: Option<String>,
     /// Weight storage: float32, or float16 or bfloat16 with computation in float32
     #[arg(long, default_value = "float32")]
     pub dtype: String,

@@ -97,6 +97,8 @@ impl ModelArgs {
     pub fn options(&self) -> Result<ModelOptions> {
         Ok(ModelOptions {
             training: None,
+            lora: None,
+            adapter: self.adapter.clone(),
             source: lith_models::SourceOptions {
                 revision: self.revision.clone(),
                 cache_dir: self.cache_dir.clone(),

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use lith_models::adapters::{self, LoraConfig};
 use lith_models::families::Training;
 use lith_passes::train::Optimizer;
 use lith_runtime::command::train::TrainCommand;
@@ -60,6 +61,11 @@ pub fn fine_tune(
     from.task = Some(task.name().into());
     from.fresh_head = true;
     from.training = Some(Training { smoothing: args.label_smoothing_factor });
+    if let Some(lora) = &mut from.lora {
+        lora.seed = args.seed;
+        lora.config.task_type = LoraConfig::task_type_of(task.name()).map(String::from);
+        lora.config.base_model_name_or_path = Some(model.clone());
+    }
     let target = data.target(task, &data_args).map_err(Error::input)?;
     let target = target.map(|target| head_for(target, &opened, &mut from)).transpose()?;
     compile.optimizer = optimizer(&args)?;
@@ -69,11 +75,12 @@ pub fn fine_tune(
     let model = opened.load()?;
     let files = files(&model)?;
     let info = model.info.clone();
+    let names = model.adapted.as_ref().map(|adapted| adapted.trained.clone()).unwrap_or_default();
     let (path, warnings) = cached(model, &from, &compile, say)?;
     warnings.iter().for_each(|warning| warn(warning));
     let program = Program::open(&path, threads).map_err(Error::failure)?;
     let mut program =
-        CompiledTraining::new(program, hyperparameters(&args, compile.optimizer)).map_err(Error::failure)?;
+        CompiledTraining::new(program, hyperparameters(&args, compile.optimizer)).map_err(Error::failure)?.named(&names);
     say("preparing the data");
     let card = ModelCard {
         name: name_of(Path::new(&args.output_dir)),
@@ -162,8 +169,13 @@ fn files(model: &Model) -> Result<ModelFiles> {
     let mut companions = vec![("config.json".to_string(), config.to_json().into_bytes())];
     let kept = |name: &str| name != "config.json" && !name.contains('/') && !SENTENCE_FILES.contains(&name);
     companions.extend(model.assets.iter().filter(|(name, _)| kept(name)).cloned());
+    let mut stem = ModelFiles::default().stem;
+    if let Some(adapted) = &model.adapted {
+        stem = adapters::WEIGHTS_STEM.into();
+        companions.push((adapters::CONFIG_FILE.into(), adapted.config.to_json().into_bytes()));
+    }
     let max_shard_size = parse_size("50GB").unwrap_or(u64::MAX);
-    Ok(ModelFiles { companions, max_shard_size, ..ModelFiles::default() })
+    Ok(ModelFiles { companions, max_shard_size, stem })
 }
 
 /// What makes a checkpoint a sentence-transformers stack, which a model with another head is not.

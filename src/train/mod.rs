@@ -21,7 +21,12 @@ pub fn to_train(from: &mut ModelOptions) {
 /// decay (TL-12).
 pub fn all_of(program: &Program, optimizer: Optimizer) -> Training {
     let floats = program.params.iter().filter(|(_, ty)| ty.dtype.is_float());
-    let trained: std::collections::BTreeSet<String> = floats.map(|(name, _)| name.clone()).collect();
+    some_of(floats.map(|(name, _)| name.clone()), optimizer)
+}
+
+/// The same where only these parameters are trained.
+pub fn some_of(trained: impl Iterator<Item = String>, optimizer: Optimizer) -> Training {
+    let trained: std::collections::BTreeSet<String> = trained.collect();
     let decayed = trained.iter().filter(|name| decays(name)).cloned().collect();
     Training { trained, decayed, optimizer }
 }

@@ -29,7 +29,8 @@ impl Modules {
     /// Of a command line: `all-linear`, names with commas between, or, if it has other characters than names have, a
     /// regular expression.
     pub fn from_text(text: &str) -> Modules {
-        let name = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'));
+        let name =
+            |part: &str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'));
         let parts: Vec<&str> = text.split(',').map(str::trim).collect();
         match text {
             ALL_LINEAR => Modules::AllLinear,
@@ -213,7 +214,11 @@ impl LoraConfig {
             let text = value.as_str().unwrap_or_default().to_lowercase();
             CHANGES_BASE.iter().any(|name| text.starts_with(name))
         };
-        read.refuse("init_lora_weights", "it changes the base model's weights; convert the adapter to plain LoRA", changes_base)?;
+        read.refuse(
+            "init_lora_weights",
+            "it changes the base model's weights; convert the adapter to plain LoRA",
+            changes_base,
+        )?;
         let defaults = LoraConfig::default();
         let config = LoraConfig {
             r: read.size("r")?.unwrap_or(defaults.r),
@@ -249,7 +254,8 @@ impl LoraConfig {
         let wrong = |field: &str, expected: &str, found: String| {
             Err(AdapterError::Field { file: file.into(), field: field.into(), expected: expected.into(), found })
         };
-        for (field, r) in std::iter::once(("r", self.r)).chain(self.rank_pattern.values().map(|r| ("rank_pattern", *r))) {
+        for (field, r) in std::iter::once(("r", self.r)).chain(self.rank_pattern.values().map(|r| ("rank_pattern", *r)))
+        {
             if !(1..=MAX_RANK).contains(&r) {
                 return wrong(field, "a rank from 1 to 65536", r.to_string());
             }
@@ -264,6 +270,17 @@ impl LoraConfig {
             return wrong("lora_dropout", "a share below 1", self.lora_dropout.to_string());
         }
         Ok(())
+    }
+
+    /// The task, by Transformers' name, that [`LoraConfig::task_type`] means.
+    pub fn task(&self) -> Option<&'static str> {
+        let named = self.task_type.as_deref()?;
+        TASKS.iter().find(|(task_type, _)| *task_type == named).map(|(_, task)| *task)
+    }
+
+    /// PEFT's name for a task, by Transformers' name.
+    pub fn task_type_of(task: &str) -> Option<&'static str> {
+        TASKS.iter().find(|(_, name)| *name == task).map(|(task_type, _)| *task_type)
     }
 
     /// The text of the file, with all fields that PEFT needs to load it.
@@ -296,6 +313,14 @@ impl LoraConfig {
         format!("{fields:#}\n")
     }
 }
+
+/// PEFT's names of tasks and Transformers'.
+const TASKS: &[(&str, &str)] = &[
+    ("SEQ_CLS", "text-classification"),
+    ("TOKEN_CLS", "token-classification"),
+    ("QUESTION_ANS", "question-answering"),
+    ("CAUSAL_LM", "text-generation"),
+];
 
 /// `16` rather than `16.0`: alpha is a whole number in most files.
 fn whole_where_it_is(number: f64) -> Value {

@@ -61,11 +61,8 @@ impl Adapter {
         let place = self.weights.place().to_string();
         let (mut changes, mut unplaced) = (BTreeMap::new(), Vec::new());
         for tensor in self.weights.tensors() {
-            let half = |missing: String| AdapterError::Half {
-                place: place.clone(),
-                found: tensor.name().into(),
-                missing,
-            };
+            let half =
+                |missing: String| AdapterError::Half { place: place.clone(), found: tensor.name().into(), missing };
             let wrong = |tensor: &StoredTensor<'_>, expected: Vec<usize>| AdapterError::Shape {
                 place: place.clone(),
                 tensor: tensor.name().into(),

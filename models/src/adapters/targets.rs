@@ -99,7 +99,8 @@ impl Ranks {
     /// scaling `alpha / sqrt(r)` (PE-03).
     pub fn of(&self, module: &str) -> (usize, f64) {
         let rank = self.ranks.iter().find(|(pattern, _)| pattern.is_match(module)).map_or(self.default.0, |(_, r)| *r);
-        let alpha = self.alphas.iter().find(|(pattern, _)| pattern.is_match(module)).map_or(self.default.1, |(_, a)| *a);
+        let alpha =
+            self.alphas.iter().find(|(pattern, _)| pattern.is_match(module)).map_or(self.default.1, |(_, a)| *a);
         let by = if self.root { (rank as f64).sqrt() } else { rank as f64 };
         (rank, alpha / by)
     }
@@ -176,7 +177,8 @@ mod tests {
         let some = LoraConfig { layers_to_transform: Some(vec![1]), ..names.clone() };
         let some = Targets::new(&some).unwrap();
         assert!(some.include(query) && !some.include(key));
-        let other = LoraConfig { layers_to_transform: Some(vec![1]), layers_pattern: vec!["h".into()], ..names.clone() };
+        let other =
+            LoraConfig { layers_to_transform: Some(vec![1]), layers_pattern: vec!["h".into()], ..names.clone() };
         assert!(!Targets::new(&other).unwrap().include(query));
         let without = LoraConfig { exclude_modules: Some(Modules::Names(vec!["key".into()])), ..names };
         let without = Targets::new(&without).unwrap();

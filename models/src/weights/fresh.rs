@@ -18,6 +18,9 @@ pub struct Fresh {
 pub enum Init {
     /// Normally distributed: weights of linear and embedding layers.
     Normal,
+    /// Uniform within one over the root of the number of columns: He et al. (2015) with a slope of the square root of 5, as
+    /// PyTorch begins linear layers, and PEFT the first factors of adapters (PE-04).
+    KaimingUniform,
     /// 0: biases.
     Zeros,
     /// 1: weights of norms.
@@ -43,13 +46,23 @@ impl Fresh {
             Init::Zeros => vec![0.0; count],
             Init::Ones => vec![1.0; count],
             Init::Normal => {
-                let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-                    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-                });
-                let mut stream = SplitMix64(self.seed ^ hash);
+                let mut stream = self.stream(name);
                 (0..count).map(|_| (stream.normal() * self.std) as f32).collect()
             }
+            Init::KaimingUniform => {
+                let columns = shape.last().copied().unwrap_or(1).max(1);
+                let bound = 1.0 / (columns as f64).sqrt();
+                let mut stream = self.stream(name);
+                (0..count).map(|_| ((2.0 * stream.uniform() - 1.0) * bound) as f32).collect()
+            }
         }
+    }
+
+    fn stream(&self, name: &str) -> SplitMix64 {
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        SplitMix64(self.seed ^ hash)
     }
 }
 
@@ -99,6 +112,10 @@ mod tests {
         let std = (weights.iter().map(|w| (f64::from(*w) - mean).powi(2)).sum::<f64>() / count).sqrt();
         assert!(mean.abs() < 0.0007 && (std - 0.02).abs() < 0.0005, "mean {mean}, standard deviation {std}");
         assert_eq!(fresh.draw("classifier.bias", &[3], Init::of("classifier.bias", &[3])), [0.0; 3]);
+        // Uniform of standard deviation bound / sqrt(3).
+        let uniform = fresh.draw("q.lora_A.weight", &[100, 400], Init::KaimingUniform);
+        let std = (uniform.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>() / uniform.len() as f64).sqrt();
+        assert!(uniform.iter().all(|w| w.abs() <= 0.05) && (std - 0.05 / 3f64.sqrt()).abs() < 0.0003, "{std}");
         assert_eq!(fresh.draw("LayerNorm.weight", &[3], Init::of("LayerNorm.weight", &[3])), [1.0; 3]);
     }
 }

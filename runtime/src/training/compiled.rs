@@ -1,6 +1,8 @@
 //! A compiled program that learns: its entry points `train_step`, `accumulate`, `apply` and `eval_step`. Knows batches and
 //! the numbers of a step, nothing of data or schedules.
 
+use std::collections::BTreeMap;
+
 use bytemuck::bytes_of;
 use lith_ir::DType;
 
@@ -50,6 +52,8 @@ pub struct CompiledTraining {
     program: Program,
     hyperparameters: Hyperparameters,
     tensors: Vec<TensorSpec>,
+    /// The program's names of tensors that files have by other names.
+    states: BTreeMap<String, String>,
 }
 
 impl CompiledTraining {
@@ -73,7 +77,23 @@ impl CompiledTraining {
         // Sums of gradients are nothing that outlives an update.
         let kept = manifest.states.iter().filter(|state| !state.name.ends_with("/gradient"));
         let tensors = kept.map(spec).collect();
-        Ok(CompiledTraining { program, hyperparameters, tensors })
+        Ok(CompiledTraining { program, hyperparameters, tensors, states: BTreeMap::new() })
+    }
+
+    /// Gives weights the names that files have them by, where those are not the program's: `(the program's, the file's)`.
+    #[must_use]
+    pub fn named(mut self, names: &BTreeMap<String, String>) -> CompiledTraining {
+        for spec in &mut self.tensors {
+            if let Some(name) = names.get(&spec.name) {
+                self.states.insert(name.clone(), std::mem::replace(&mut spec.name, name.clone()));
+            }
+        }
+        self
+    }
+
+    /// The program's name of a tensor.
+    fn state<'n>(&'n self, name: &'n str) -> &'n str {
+        self.states.get(name).map_or(name, String::as_str)
     }
 
     /// The program.
@@ -214,7 +234,7 @@ impl TrainProgram for CompiledTraining {
         let wrong = |problem: String| StepError::Tensor(problem);
         let spec = self.tensors.iter().find(|spec| spec.name == name);
         let spec = spec.ok_or_else(|| wrong(format!("the program has no tensor `{name}`")))?;
-        let bytes = self.program.read_state(name).map_err(|e| wrong(e.to_string()))?;
+        let bytes = self.program.read_state(self.state(name)).map_err(|e| wrong(e.to_string()))?;
         let tensor = Tensor::from_bytes(spec.dtype, spec.shape.clone(), &bytes);
         tensor.ok_or_else(|| wrong(format!("`{name}` has {} bytes, which is not {:?}", bytes.len(), spec.shape)))
     }
@@ -226,7 +246,7 @@ impl TrainProgram for CompiledTraining {
             let (expected, found) = ((spec.dtype, &spec.shape), (tensor.dtype(), tensor.shape()));
             return Err(StepError::Tensor(format!("`{name}` is {expected:?}, found {found:?}")));
         }
-        self.program.write_state(name, tensor.bytes()).map_err(|e| StepError::Tensor(e.to_string()))
+        self.program.write_state(self.state(name), tensor.bytes()).map_err(|e| StepError::Tensor(e.to_string()))
     }
 
     fn embedding_parameters(&self) -> u64 {

@@ -96,7 +96,8 @@ pub struct Opened {
     config: Config,
     task: Task,
     options: ModelOptions,
-    adapter: Option<Adapter>,
+    /// The adapter, and the file that told its labels.
+    adapter: Option<(Adapter, Option<PathBuf>)>,
 }
 
 /// The files of a model.
@@ -138,11 +139,9 @@ impl Opened {
                 let source = adapter_source(name, &options, &env)?;
                 let adapter = Adapter::open(&source).map_err(Error::input)?;
                 // What trained the adapter may have left the labels that it tells apart.
-                for assignment in labels_of(&source)? {
-                    config.set(&assignment).map_err(Error::input)?;
-                }
+                let labels = set_labels(&mut config, &source)?;
                 options.task = options.task.or_else(|| adapter.config().task().map(String::from));
-                Some(adapter)
+                Some((adapter, labels))
             }
         };
         for assignment in &options.overrides {
@@ -255,7 +254,13 @@ impl Opened {
         let Traced { program, mut parts, max_length, adapted } = traced.map_err(Error::input)?;
         let info = self.info(max_length)?;
         let Opened { origin, config, options, adapter, .. } = self;
-        let placed = adapter.map(|adapter| place(adapter, &mut parts)).transpose()?;
+        let placed = match adapter {
+            Some((adapter, labels)) => {
+                files.extend(labels);
+                Some(place(adapter, &mut parts)?)
+            }
+            None => None,
+        };
         let mut weights = match (origin, body) {
             (Origin::Gguf(gguf), _) => {
                 let wanted = parts.into_iter().flat_map(|part| part.wanted).collect::<Vec<_>>();
@@ -368,15 +373,18 @@ fn adapter_source(name: &str, options: &ModelOptions, env: &HubEnv) -> Result<So
     Source::open(name, &source, env).map_err(Error::input)
 }
 
-/// Overrides that give a model the labels of the configuration beside an adapter, if there is one.
-fn labels_of(adapter: &Source) -> Result<Vec<String>> {
-    let Some(file) = adapter.config_file().map_err(Error::input)? else { return Ok(Vec::new()) };
+/// Gives a model the labels of the configuration beside an adapter, if there is one, and tells where it is.
+fn set_labels(config: &mut Config, adapter: &Source) -> Result<Option<PathBuf>> {
+    let Some(file) = adapter.config_file().map_err(Error::input)? else { return Ok(None) };
     let text = read_text(&file, 1 << 24).map_err(Error::input)?;
     let wrong = |e: serde_json::Error| Error::input(format!("{}: {e}", file.display()));
     let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).map_err(wrong)?;
     let told = ["id2label", "problem_type"].iter().filter_map(|name| Some((name, fields.get(*name)?)));
     let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), String::from);
-    Ok(told.filter(|(_, value)| !value.is_null()).map(|(name, value)| format!("{name}={}", text(value))).collect())
+    for (name, value) in told.filter(|(_, value)| !value.is_null()) {
+        config.set(&format!("{name}={}", text(value))).map_err(Error::input)?;
+    }
+    Ok(Some(file))
 }
 
 /// Finds the place of an adapter's tensors in a model; what it replaces is not wanted of the model's files any more.

@@ -94,12 +94,12 @@ impl Adapter {
                     }
                     let (rank, scale) = ranks.of(&module);
                     for (wanted, name, rows) in found {
-                        let (&[rows_here, inputs], kind) = (wanted.shape.as_slice(), embedding) else {
+                        let &[rows_here, inputs] = wanted.shape.as_slice() else {
                             unplaced.push(tensor.name().to_string());
                             continue;
                         };
                         let outputs = rows.map_or(rows_here, |rows| rows.of);
-                        let expected = match kind {
+                        let expected = match embedding {
                             false => [vec![rank, inputs], vec![outputs, rank]],
                             true => [vec![rank, outputs], vec![inputs, rank]],
                         };
@@ -124,8 +124,8 @@ impl Adapter {
                     if found.is_empty() {
                         unplaced.push(tensor.name().to_string());
                     }
-                    for (wanted, name, _) in found {
-                        let piece = wanted.piece.clone().filter(|piece| piece.of == path || piece.of != wanted.name);
+                    for (wanted, name, rows) in found {
+                        let piece = rows.and(wanted.piece.clone());
                         let expected = piece.as_ref().map_or(wanted.shape.clone(), |p| p.stored_shape(&wanted.shape));
                         if tensor.shape() != expected {
                             return Err(wrong(&tensor, expected));

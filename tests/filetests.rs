@@ -16,6 +16,7 @@ fn result(stage: Stage, compiled: &Compiled) -> String {
         | Stage::Differentiate
         | Stage::Quantize
         | Stage::Outline
+        | Stage::Recompute
         | Stage::Saturate
         | Stage::Hoist
         | Stage::Legalize => lith_ir::text::print(&compiled.program),

@@ -220,6 +220,15 @@ impl Graph {
         self.results.clear();
     }
 
+    /// Keeps only the results whose index `keep` accepts.
+    pub fn retain_results(&mut self, keep: impl Fn(usize) -> bool) {
+        let mut index = 0;
+        self.results.retain(|_| {
+            index += 1;
+            keep(index - 1)
+        });
+    }
+
     /// The arguments by index.
     pub fn args(&self) -> Vec<NodeId> {
         let by_index: BTreeMap<usize, NodeId> = self

@@ -18,6 +18,7 @@ mod memory;
 mod outline;
 pub mod quantize;
 mod reads;
+mod recompute;
 mod regions;
 pub mod saturate;
 mod schedule;
@@ -118,6 +119,8 @@ stages! {
     Quantize = "quantize": |compiled, options: &Options| quantize::run(compiled, options.rounding, &options.int8_activations);
     /// Repeated blocks are functions, called once for each repetition.
     Outline = "outline": |compiled, _: &Options| outline::run(compiled);
+    /// Activations computed again where keeping them takes too much memory. See [`Options::activation_memory`].
+    Recompute = "recompute": recompute::run;
     /// The cheapest of all forms that the rules know. See [`saturate`].
     Saturate = "saturate": saturate::run;
     /// What follows from parameters alone is a derived parameter, see [`lith_ir::Program::derived`].
@@ -143,6 +146,10 @@ pub struct Options {
     pub stop_after: Option<Stage>,
     /// What is trained; nothing by default.
     pub training: Option<train::Training>,
+    /// How many bytes activations that are kept from forward to backward may take (`activation_checkpointing`), counted at 256
+    /// tokens and as many of every other symbol as it can have up to that. Layers that do not fit are computed again in the
+    /// backward pass; with 0 all are. Without a budget all are kept.
+    pub activation_memory: Option<u64>,
     /// Which linear layers of `int8_activations` compute with activations of 8 bits.
     pub rounding: quantize::Rounding,
     /// Weights whose linear layers may.

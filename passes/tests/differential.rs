@@ -80,8 +80,37 @@ fn gradients() {
         hold(&with_gradients(&random_case(seed)));
     }
     for padded in [false, true] {
-        hold(&with_gradients(&classifier(padded)));
+        hold(&with_gradients(&classifier(2, padded)));
     }
+}
+
+/// Layers computed again give the same numbers in less memory.
+#[test]
+fn recomputed_activations() {
+    let case = with_gradients(&classifier(4, false));
+    let compile = |activation_memory| {
+        let compiled = run(case.program.clone(), &Options { activation_memory, ..Options::default() }).unwrap();
+        verify(&compiled.program).unwrap();
+        check(&compiled).unwrap();
+        compiled
+    };
+    let tokens = |s: &lith_ir::Symbol| Some(if s.name() == "tokens" { 4096 } else { 32 });
+    let mut arenas = Vec::new();
+    // Everything is kept, most is, nothing is.
+    for budget in [None, Some(1 << 20), Some(0)] {
+        let compiled = compile(budget);
+        let symbols = symbols_of(&case.program, "main", &case.args, &case.states);
+        check_memory(&compiled, &|s| symbols.get(s).copied()).unwrap();
+        let (found, _) = Execution::run(&compiled, "main", &case.args, &case.params, &case.states, symbols);
+        case.check(&found).unwrap();
+        let again = |n: &lith_ir::Node| matches!(&n.op, Op::Call { function, .. } if function.contains(".again"));
+        let calls = compiled.program.entries["main"].petgraph().node_weights().filter(|n| again(n)).count();
+        arenas.push((calls, compiled.plan.graphs["main"].arena.eval(&tokens).unwrap()));
+    }
+    println!("{arenas:?}");
+    let [kept, some, none] = arenas[..] else { panic!("three plans") };
+    assert!(kept.0 == 0 && some.0 > 0 && some.0 < none.0 && none.0 == 4, "{arenas:?}");
+    assert!(some.1 < kept.1 && none.1 < some.1, "{arenas:?}");
 }
 
 /// One layer with another constant, function or wiring is no repetition of the others.

@@ -408,7 +408,7 @@ fn independent_values() {
 fn classifiers() {
     for padded in [false, true] {
         let mut rng = Rng::new(1);
-        let case = doubled(&classifier(padded)).unwrap();
+        let case = doubled(&classifier(2, padded)).unwrap();
         let elements = Trial::new(&case, &mut rng).unwrap().unwrap().check(&mut rng);
         assert!(elements > 20_000, "{elements}");
     }
@@ -417,7 +417,7 @@ fn classifiers() {
 /// Backward nodes stand at the paths of forward ones, and equal layers have equal backward layers.
 #[test]
 fn backward_layers_repeat() {
-    let mut program = classifier(false).program;
+    let mut program = classifier(2, false).program;
     let graph = program.entries.get_mut("main").unwrap();
     let losses = graph.results().last().unwrap().1;
     let loss = Builder::new(graph, "loss").reduce(Reduction::Sum, losses, &[0], false).unwrap();

@@ -116,9 +116,14 @@ pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Va
         .collect()
 }
 
-/// `path` behind `backward`.
-fn backward(path: &str) -> String {
+/// The path of what is the backward of nodes at `path`.
+pub(crate) fn backward(path: &str) -> String {
     if path.is_empty() { "backward".into() } else { format!("backward.{path}") }
+}
+
+/// Whether a node at this path is the backward of others.
+pub(crate) fn is_backward(path: &str) -> bool {
+    path.split('.').next() == Some("backward")
 }
 
 /// Floating-point values that depend on one of `wrt`.

@@ -69,7 +69,7 @@ fn name(layer: &str, function: &Graph, functions: &BTreeMap<String, Graph>, entr
 }
 
 /// Whether two graphs were built by the same steps.
-fn same(a: &Graph, b: &Graph) -> bool {
+pub(crate) fn same(a: &Graph, b: &Graph) -> bool {
     let nodes =
         |g: &Graph| -> Vec<_> { g.petgraph().node_indices().map(|n| (g.node(n).op.clone(), g.operands(n))).collect() };
     a.results() == b.results() && nodes(a) == nodes(b)

@@ -21,6 +21,7 @@ use lith_ir::{Class, Graph, NodeId, Op};
 
 use crate::{Compiled, PassError};
 use block::{Instance, Repetition};
+pub(crate) use extract::same;
 
 pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     let program = &mut compiled.program;

@@ -10,9 +10,9 @@ use lith_passes::differentiate::gradients;
 use super::{HIDDEN, bert};
 
 /// A classifier with its loss: the encoder of [`super`], a head and the cross entropy of each text.
-pub fn classifier(padded: bool) -> Case {
+pub fn classifier(layers: usize, padded: bool) -> Case {
     let classes = 3;
-    let mut program = bert(2, padded, &|i| format!("encoder.layer.{i}"));
+    let mut program = bert(layers, padded, &|i| format!("encoder.layer.{i}"));
     let mut graph = program.entries.remove("encode").unwrap();
     let of = |graph: &Graph, name: &str| graph.results().iter().find(|(n, _)| n == name).unwrap().1;
     let mut x = if padded { of(&graph, "last_hidden_state") } else { of(&graph, "sentence_embedding") };

@@ -79,8 +79,9 @@ pub fn fine_tune(
     let (path, warnings) = cached(model, &from, &compile, say)?;
     warnings.iter().for_each(|warning| warn(warning));
     let program = Program::open(&path, threads).map_err(Error::failure)?;
-    let mut program =
-        CompiledTraining::new(program, hyperparameters(&args, compile.optimizer)).map_err(Error::failure)?.named(&names);
+    let mut program = CompiledTraining::new(program, hyperparameters(&args, compile.optimizer))
+        .map_err(Error::failure)?
+        .named(&names);
     say("preparing the data");
     let card = ModelCard {
         name: name_of(Path::new(&args.output_dir)),

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lith_ir::dtype::DType;
 use lith_ir::quant::{PER_ROW, QuantMatrix, Scales, Scheme, Storage, Values};
 use lith_runtime::kernels::{
-    AttentionArgs, GemmArgs, Isa, attention_packed, gemm_panels, pack_floats, pack_quantized, packed_len,
-    read_bandwidth, select, vmath,
+    AttentionArgs, DotArgs, GemmArgs, Isa, attention_packed, dot_f32, gemm_panels, pack_floats, pack_quantized,
+    packed_len, read_bandwidth, select, vmath,
 };
 use lith_runtime::threads::Pool;
 use timing::best;
@@ -163,6 +163,46 @@ fn gemm(pool: &Pool, product: Product) -> f64 {
     }) / weights as f64
 }
 
+/// Seconds of a product of activations; `across` says which of the operands lie transposed. Four of each in turn, as in
+/// training, where the last layer's have left the caches.
+fn dot(pool: &Pool, [m, n, k]: [usize; 3], across: [bool; 2]) -> f64 {
+    const TURNS: usize = 4;
+    let (a, b, mut c) = (values(TURNS * m * k), values(TURNS * k * n), vec![0.0f32; TURNS * m * n]);
+    let (a, b, c) = (a.as_ptr() as usize, b.as_ptr() as usize, c.as_mut_ptr() as usize);
+    let steps = |across: bool, rows: usize, columns: usize| match across {
+        true => [1, rows as i64],
+        false => [columns as i64, 1],
+    };
+    let ([a_row, a_col], [b_row, b_col]) = (steps(across[0], m, k), steps(across[1], k, n));
+    best(pool, 0.5, || {
+        pool.run(|team| {
+            for turn in 0..TURNS {
+                let args = DotArgs {
+                    a: (a as *const f32).wrapping_add(turn * m * k),
+                    a_batch: 0,
+                    a_row,
+                    a_col,
+                    b: (b as *const f32).wrapping_add(turn * k * n),
+                    b_batch: 0,
+                    b_row,
+                    b_col,
+                    c: (c as *mut f32).wrapping_add(turn * m * n),
+                    c_batch: 0,
+                    c_row: n as i64,
+                    c_col: 1,
+                    batch: 1,
+                    m: m as i64,
+                    n: n as i64,
+                    k: k as i64,
+                };
+                // SAFETY: the operands above have these sizes; the barrier separates the products.
+                unsafe { dot_f32(&args, team.thread as i64, team.threads as i64) };
+                team.barrier.wait();
+            }
+        });
+    }) / TURNS as f64
+}
+
 /// Seconds of attention within sequences of these lengths.
 fn attention(pool: &Pool, lengths: &[usize], heads: usize, dim: usize) -> f64 {
     let tokens: usize = lengths.iter().sum();
@@ -255,6 +295,26 @@ fn main() {
                     let seconds = gemm(&pool, Product { m, n, k, storage, activations: 0, weights: 6 });
                     report(format!("gemm f32 {m} x {n} x {k}"), (2 * m * n * k) as f64, seconds);
                 }
+            }
+        }
+        if wanted("dot") {
+            // Forward, gradient of the input, gradient of the weight of a layer of 2048 tokens.
+            for ([m, n, k], across) in [
+                ([2048, 1536, 384], [false, true]),
+                ([2048, 384, 1536], [false, true]),
+                ([2048, 384, 1536], [false, false]),
+                ([2048, 1536, 384], [false, false]),
+                ([1536, 384, 2048], [true, false]),
+                ([384, 1536, 2048], [true, false]),
+                ([384, 384, 2048], [true, false]),
+                ([2048, 384, 384], [false, true]),
+            ] {
+                let what = format!(
+                    "dot {m} x {n} x {k}{}{}",
+                    [", A across", ""][!across[0] as usize],
+                    [", B across", ""][!across[1] as usize]
+                );
+                report(what, (2 * m * n * k) as f64, dot(&pool, [m, n, k], across));
             }
         }
         if wanted("half") {

@@ -65,7 +65,7 @@ pub unsafe extern "C" fn dot_f32(args: *const DotArgs, thread: i64, threads: i64
 pub(crate) unsafe fn dot_on(isa: Isa, args: &DotArgs, thread: usize, threads: usize) {
     debug_assert!(thread < threads);
     if args.batch > 0 && args.m > 0 && args.n > 0 {
-        let blocks = Blocks::of(args.n as usize, args.k.max(0) as usize);
+        let blocks = Blocks::of(args.m as usize, args.n as usize, args.k.max(0) as usize);
         let floats = blocks.depth * blocks.columns + ROW_BLOCK * K_BLOCK + TILE_ROWS * LANES;
         with_scratch(floats, |scratch| isa.run(Dot { args, blocks, thread, threads, scratch }));
     }
@@ -91,20 +91,28 @@ const TILE_COLUMNS: usize = 3 * LANES;
 /// How much of B is packed at once: half of the second-level cache, so that rows of A and C pass by it.
 #[derive(Clone, Copy)]
 struct Blocks {
-    /// Rows of B, at most: a function of the sizes alone, since sums go to memory in between.
+    /// Rows of B, at most. Whole blocks of products, so that sums go to memory at the same places whatever the depth.
     depth: usize,
-    /// Columns of B, at most.
+    /// Columns of B, at most: whole tiles, or all.
     columns: usize,
 }
 
 impl Blocks {
-    fn of(n: usize, k: usize) -> Blocks {
-        const MOST_COLUMNS: usize = 8 * TILE_COLUMNS;
-        const MOST_DEPTH: usize = 32 * K_BLOCK;
-        let depth = k.min(MOST_DEPTH);
-        let fitting = second_cache() / 2 / size_of::<f32>() / depth.max(1);
-        let columns = fitting.clamp(TILE_COLUMNS, MOST_COLUMNS) / TILE_COLUMNS * TILE_COLUMNS;
-        Blocks { depth, columns: columns.min(n.next_multiple_of(LANES)) }
+    /// Those with which the least goes through memory: A is read for each block of columns, C is read and written for each
+    /// of rows.
+    fn of(m: usize, n: usize, k: usize) -> Blocks {
+        const MOST_PASSES: usize = 32;
+        let room = second_cache() / 2 / size_of::<f32>();
+        let with = |passes: usize| {
+            let depth = k.div_ceil(passes).next_multiple_of(K_BLOCK).max(K_BLOCK);
+            let most = (room / depth / TILE_COLUMNS).max(1) * TILE_COLUMNS;
+            let blocks = n.div_ceil(most);
+            let columns = n.div_ceil(blocks).next_multiple_of(TILE_COLUMNS).min(n.next_multiple_of(LANES));
+            let moved = (m * k) as f64 * blocks as f64 + 2.0 * (m * n) as f64 * k.div_ceil(depth) as f64;
+            (moved, Blocks { depth: depth.min(k), columns })
+        };
+        let fewer = |a: (f64, Blocks), b: (f64, Blocks)| if b.0 < a.0 { b } else { a };
+        (2..=MOST_PASSES).map(with).fold(with(1), fewer).1
     }
 }
 

@@ -10,8 +10,8 @@ use lith_ir::quant::{ACTIVATION_GROUP, ACTIVATION_LEVELS};
 use lith_ir::{CachePart, DType, Dim, NodeId, Op, Value, dropped_of};
 use lith_runtime::abi::{Context, Table};
 use lith_runtime::kernels::{
-    AppendArgs, AttentionArgs, AttentionGradArgs, CacheType, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs,
-    ScatterArgs,
+    AppendArgs, AttentionArgs, AttentionGradArgs, CacheType, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RandomArgs,
+    RopeArgs, ScatterArgs,
 };
 
 use crate::CodegenError;
@@ -292,6 +292,19 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(ScatterArgs, width), Field::Size(width)),
         ];
         self.core(offset_of!(Table, scatter_add), size_of::<ScatterArgs>(), fields)
+    }
+
+    pub(crate) fn random(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {
+        let Op::RandomBits { shape, stream } = self.graph.node(core).op.clone() else {
+            return self.wrong("numbers of another op than a generator");
+        };
+        let fields = vec![
+            (offset_of!(RandomArgs, key), Field::Rows(self.operand(core, 0)?)),
+            (offset_of!(RandomArgs, out), Field::Rows(self.output(kernel)?)),
+            (offset_of!(RandomArgs, count), Field::Size(product(&shape))),
+            (offset_of!(RandomArgs, stream), Field::Number(stream as i64)),
+        ];
+        self.core(offset_of!(Table, random_bits), size_of::<RandomArgs>(), fields)
     }
 
     pub(crate) fn embedding(&mut self, kernel: &Kernel, core: NodeId) -> Result<(), CodegenError> {

@@ -401,6 +401,7 @@ impl<'s, 'p, 't> GraphCode<'s, 'p, 't> {
             KernelKind::CacheAppend { core } => self.cache_append(kernel, core)?,
             KernelKind::Embedding { core } => self.embedding(kernel, core)?,
             KernelKind::Scatter { core } => self.scatter(kernel, core)?,
+            KernelKind::Random { core } => self.random(kernel, core)?,
             KernelKind::Call { .. } => return self.wrong("a call outside a run of calls"),
         }
         self.hazards.add(accesses);

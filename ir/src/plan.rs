@@ -105,6 +105,11 @@ pub enum KernelKind {
         /// The `scatter_add` node.
         core: NodeId,
     },
+    /// `random_bits`, key in memory.
+    Random {
+        /// The `random_bits` node.
+        core: NodeId,
+    },
     /// A call of a function; operands in memory, each in the layout of the argument. All results are outputs.
     Call {
         /// The call node.
@@ -126,6 +131,7 @@ impl KernelKind {
             KernelKind::CacheAppend { .. } => "append",
             KernelKind::Embedding { .. } => "embedding",
             KernelKind::Scatter { .. } => "scatter",
+            KernelKind::Random { .. } => "random",
             KernelKind::Call { .. } => "call",
             KernelKind::Copy => "copy",
         }

@@ -177,6 +177,9 @@ fn check_kind(
             let fits = matches!(graph.node(core).op, Op::ScatterAdd {}) && is_scatter(graph, core);
             ensure(alone(core) && fits, || "no scatter".into())
         }
+        KernelKind::Random { core } => {
+            ensure(alone(core) && matches!(graph.node(core).op, Op::RandomBits { .. }), || "no generator".into())
+        }
         KernelKind::Embedding { core } => {
             let table = graph.operand(core, 0).ok_or("an embedding of nothing")?;
             let packed = match &graph.node(table.node).op {

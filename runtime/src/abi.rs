@@ -3,8 +3,8 @@
 //! [`crate::artifact::format::FORMAT_VERSION`].
 
 use crate::kernels::{
-    AppendArgs, AttentionArgs, AttentionGradArgs, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RopeArgs, ScatterArgs,
-    SharedScratch,
+    AppendArgs, AttentionArgs, AttentionGradArgs, DotArgs, EmbedArgs, GemmArgs, PagedArgs, RandomArgs, RopeArgs,
+    ScatterArgs, SharedScratch,
 };
 use crate::profile::Profile;
 use crate::threads::Barrier;
@@ -67,6 +67,8 @@ pub struct Table {
     pub embed_panels: unsafe extern "C" fn(args: *const EmbedArgs, thread: i64, threads: i64),
     /// Rows added to rows of a table.
     pub scatter_add: unsafe extern "C" fn(args: *const ScatterArgs, thread: i64, threads: i64),
+    /// Words of a generator.
+    pub random_bits: unsafe extern "C" fn(args: *const RandomArgs, thread: i64, threads: i64),
     /// Scalar functions.
     pub math: MathTable,
 }

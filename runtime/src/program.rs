@@ -111,6 +111,7 @@ impl Program {
             rope: kernels::rope,
             embed_panels: kernels::embed_panels,
             scatter_add: kernels::scatter_add,
+            random_bits: kernels::random_bits,
             math: MathTable::default(),
         };
         Ok(Program {

@@ -87,6 +87,7 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
         Op::StateWrite { .. } if writes_in_place(graph, id) => Role::Store,
         Op::StateWrite { .. } => Role::Alone(KernelKind::Copy),
         Op::ScatterAdd {} => Role::Alone(KernelKind::Scatter { core: id }),
+        Op::RandomBits { .. } => Role::Alone(KernelKind::Random { core: id }),
         Op::Activation { .. }
         | Op::Softmax {}
         | Op::LayerNorm { .. }
@@ -95,7 +96,6 @@ pub(super) fn role(name: &str, graph: &Graph, id: NodeId, context: &Context<'_>)
         | Op::Scatter {}
         | Op::CrossEntropy { .. }
         | Op::CrossEntropyGrad { .. }
-        | Op::RandomBits { .. }
         | Op::CacheAppend { .. }
         | Op::PagedAttention { .. } => return None,
     })

@@ -128,6 +128,9 @@ pub(crate) fn is_scatter(graph: &Graph, node: NodeId) -> bool {
     graph.ty(node.into()).dtype == DType::F32 && indices
 }
 
+/// So few random words are computed where they are used.
+const FEW_WORDS: u64 = 256;
+
 /// Whether a kernel computes the node as it is. Composites not named here are decomposed.
 fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
     let f32 = || graph.ty(node.into()).dtype == DType::F32;
@@ -153,6 +156,10 @@ fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
         }
         Op::ScatterAdd {} => is_scatter(graph, node),
         Op::SegmentIds { .. } => true,
+        Op::RandomBits { ref shape, .. } => {
+            let count = shape.iter().try_fold(1u64, |n, d| Some(n.saturating_mul(d.as_const()?.unsigned_abs())));
+            count.is_none_or(|count| count >= FEW_WORDS)
+        }
         Op::Activation { .. }
         | Op::Softmax {}
         | Op::LayerNorm { .. }
@@ -160,7 +167,6 @@ fn is_legal(graph: &Graph, node: NodeId, legal: &Legal<'_>) -> bool {
         | Op::L2Norm { .. }
         | Op::CrossEntropy { .. }
         | Op::CrossEntropyGrad { .. }
-        | Op::RandomBits { .. }
         // Rewrites put primitives in their place.
         | Op::Scatter {} => false,
         Op::Arg { .. }

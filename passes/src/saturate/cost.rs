@@ -215,6 +215,7 @@ impl<'a> Costs<'a> {
             }
             Op::PagedAttention { .. } => contraction(4.0 * out * CACHED_KEYS, PRODUCT_SHARE),
             Op::Rope { .. } if ty.dtype == DType::F32 => fused(1.0) + memory(self.bytes(&ty)) + launch,
+            Op::RandomBits { .. } => fused(2.0) + memory(self.bytes(&ty)) + launch,
             Op::SegmentPool { .. } if ty.dtype == DType::F32 => memory(read) + launch,
             Op::DynamicQuantize { .. } => fused(weight(op)),
             Op::CacheAppend { .. } => input(1).map_or(0.0, |x| memory(self.bytes(x) * 2.0)) + launch,
@@ -230,7 +231,6 @@ impl<'a> Costs<'a> {
             | Op::PackedAttentionGrad { .. }
             | Op::CrossEntropy { .. }
             | Op::CrossEntropyGrad { .. }
-            | Op::RandomBits { .. }
             | Op::SegmentPool { .. } => return self.decomposed(op, inputs) * COMPOSITE,
         };
         own + NODE_US

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of this layout or of [`crate::abi`].
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 /// Value of the ELF header's OS ABI byte: none that an operating system would load.
 pub const ELF_OS_ABI: u8 = 0xCE;

@@ -8,6 +8,8 @@ pub(crate) trait Words: Bytes {
     /// The lanes of an array.
     fn words(self, lanes: [u32; LANES]) -> Self::I;
     fn splat_word(self, x: u32) -> Self::I;
+    /// Puts the lanes into an array.
+    fn store_words(self, to: &mut [u32; LANES], a: Self::I);
     fn add_words(self, a: Self::I, b: Self::I) -> Self::I;
     fn xor_words(self, a: Self::I, b: Self::I) -> Self::I;
     /// The bits of each lane turned up by `UP`; `DOWN` is 32 less that.
@@ -24,6 +26,10 @@ impl Words for Portable {
     #[inline(always)]
     fn splat_word(self, x: u32) -> Self::I {
         [x.cast_signed(); LANES]
+    }
+    #[inline(always)]
+    fn store_words(self, to: &mut [u32; LANES], a: Self::I) {
+        *to = a.map(i32::cast_unsigned);
     }
     #[inline(always)]
     fn add_words(self, a: Self::I, b: Self::I) -> Self::I {
@@ -63,6 +69,10 @@ mod x86 {
             [unsafe { _mm256_set1_epi32(x.cast_signed()) }; 2]
         }
         #[inline(always)]
+        fn store_words(self, to: &mut [u32; LANES], a: Self::I) {
+            halves!(i => unsafe { _mm256_storeu_si256(to.as_mut_ptr().add(8 * i).cast(), a[i]) });
+        }
+        #[inline(always)]
         fn add_words(self, a: Self::I, b: Self::I) -> Self::I {
             halves!(i => unsafe { _mm256_add_epi32(a[i], b[i]) })
         }
@@ -89,6 +99,10 @@ mod x86 {
         #[inline(always)]
         fn splat_word(self, x: u32) -> Self::I {
             unsafe { _mm512_set1_epi32(x.cast_signed()) }
+        }
+        #[inline(always)]
+        fn store_words(self, to: &mut [u32; LANES], a: Self::I) {
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), a) }
         }
         #[inline(always)]
         fn add_words(self, a: Self::I, b: Self::I) -> Self::I {

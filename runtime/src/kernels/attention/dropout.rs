@@ -1,23 +1,20 @@
 //! What is dropped of what queries take of keys, in training.
 //!
 //! The number of 16 bits that decides for head h, query token t and the key at position j of its sequence is part j / 16 % 4
-//! of the words of Threefry-2x32 with 20 rounds (Salmon et al. 2011, section 3.3) of the counter
+//! of the words that the [`Generator`] gives for the counter
 //! (t · heads + h, j / 64 · 16 + j % 16): one evaluation serves four vectors of keys, and the numbers are the same whoever
 //! computes them, in whatever order.
 
+use super::super::random::Generator;
 use super::super::simd::{LANES, Simd};
 
 /// Keys that the evaluations for sixteen counters serve.
 pub(super) const KEYS: usize = 4 * LANES;
 
-/// Makes the third word of a key from the other two.
-const PARITY: u32 = 0x1bd1_1bda;
-
-/// A generator under a key of two words.
+/// What a key decides.
 #[derive(Clone, Copy)]
 pub(super) struct Draws {
-    /// The key, and its third word.
-    keys: [u32; 3],
+    generator: Generator,
     /// Numbers below it drop.
     dropped: u32,
 }
@@ -33,8 +30,8 @@ impl Draws {
             return None;
         }
         // SAFETY: the caller's promise.
-        let [first, second] = unsafe { key.cast::<[u32; 2]>().read_unaligned() };
-        Some(Draws { keys: [first, second, first ^ second ^ PARITY], dropped })
+        let key = unsafe { key.cast::<[u32; 2]>().read_unaligned() };
+        Some(Draws { generator: Generator::new(key), dropped })
     }
 
     /// Numbers below it drop.
@@ -49,7 +46,7 @@ impl Draws {
         let lanes: [u32; LANES] = std::array::from_fn(|lane| lane as u32);
         let first = s.splat_word((place / KEYS * LANES) as u32);
         let columns = s.add_words(s.words(lanes), first);
-        self.threefry(s, s.splat_word(row), columns)
+        self.numbers(s, s.splat_word(row), columns)
     }
 
     /// The numbers of sixteen queries of a head, the first of which is `row` and the next `heads` further, with the key at
@@ -58,37 +55,14 @@ impl Draws {
     pub fn of_queries<S: Simd>(self, s: S, row: u32, heads: u32, place: usize) -> [S::V; 4] {
         let rows: [u32; LANES] = std::array::from_fn(|lane| row.wrapping_add(heads.wrapping_mul(lane as u32)));
         let column = (place / KEYS * LANES + place % LANES) as u32;
-        self.threefry(s, s.words(rows), s.splat_word(column))
+        self.numbers(s, s.words(rows), s.splat_word(column))
     }
 
     /// The four numbers of each counter.
     #[inline(always)]
-    fn threefry<S: Simd>(self, s: S, first: S::I, second: S::I) -> [S::V; 4] {
-        let mut words = (first, second);
-        macro_rules! add_key {
-            ($n:literal) => {
-                words.0 = s.add_words(words.0, s.splat_word(self.keys[$n % 3]));
-                words.1 = s.add_words(words.1, s.splat_word(self.keys[($n + 1) % 3].wrapping_add($n)));
-            };
-        }
-        macro_rules! rounds {
-            ($($up:literal),*) => {$(
-                words.0 = s.add_words(words.0, words.1);
-                words.1 = s.xor_words(s.rotate::<$up, { 32 - $up }>(words.1), words.0);
-            )*};
-        }
-        add_key!(0);
-        rounds!(13, 15, 26, 6);
-        add_key!(1);
-        rounds!(17, 29, 16, 24);
-        add_key!(2);
-        rounds!(13, 15, 26, 6);
-        add_key!(3);
-        rounds!(17, 29, 16, 24);
-        add_key!(4);
-        rounds!(13, 15, 26, 6);
-        add_key!(5);
-        let ([a, b], [c, d]) = (s.halves(words.0), s.halves(words.1));
+    fn numbers<S: Simd>(self, s: S, first: S::I, second: S::I) -> [S::V; 4] {
+        let [first, second] = self.generator.words(s, first, second);
+        let ([a, b], [c, d]) = (s.halves(first), s.halves(second));
         [s.to_float(a), s.to_float(b), s.to_float(c), s.to_float(d)]
     }
 

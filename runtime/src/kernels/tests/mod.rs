@@ -8,6 +8,7 @@ mod dot;
 mod gemm;
 mod paged;
 mod quant;
+mod random;
 mod rope;
 mod scatter;
 mod vmath;

@@ -257,7 +257,7 @@ impl Opened {
         let placed = match adapter {
             Some((adapter, labels)) => {
                 files.extend(labels);
-                Some(place(adapter, &mut parts)?)
+                Some(place(adapter, &mut parts, head)?)
             }
             None => None,
         };
@@ -388,8 +388,8 @@ fn set_labels(config: &mut Config, adapter: &Source) -> Result<Option<PathBuf>> 
 }
 
 /// Finds the place of an adapter's tensors in a model; what it replaces is not wanted of the model's files any more.
-fn place(adapter: Adapter, parts: &mut [Part]) -> Result<Placed> {
-    let placed = adapter.place(parts).map_err(Error::input)?;
+fn place(adapter: Adapter, parts: &mut [Part], head: Head) -> Result<Placed> {
+    let placed = adapter.place(parts, head).map_err(Error::input)?;
     for part in parts {
         let prefix = part.prefix.clone();
         part.wanted.retain(|wanted| !placed.replaces(&format!("{prefix}{}", wanted.name)));

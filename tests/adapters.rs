@@ -3,14 +3,24 @@
 
 mod support;
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use lith::compile::{CompileOptions, prepare};
+use lith::model::{Model, ModelOptions};
+use lith_ir::quant::Scheme;
 use lith_models::Checkpoint;
+use lith_models::checkpoint::StoredTensor;
+use lith_passes::quantize::{quantize, scheme};
+use lith_runtime::model::CompiledModel;
+use lith_runtime::program::Program;
 use serde_json::Value;
 use support::bad::Case;
-use support::read_json;
+use support::language::{feed, fresh, load};
+use support::training::{lend_tokenizer, losses, texts, two_classes};
+use support::{batch, fixtures, flat, forward, ids, part, read_json, relative_difference};
 
 /// Rows of three classes that the words tell apart.
 const ROWS: [(&str, &str); 6] = [
@@ -126,11 +136,16 @@ fn trained_saved_and_merged() {
 
 /// Copies the tensors of some names.
 fn keep(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) {
+    rewrite(from, to, |tensor| wanted(tensor.name()).then(|| tensor.bytes()));
+}
+
+/// Copies the tensors of `f32` that have bytes.
+fn rewrite(from: &Path, to: &Path, bytes: impl for<'t> Fn(&StoredTensor<'t>) -> Option<Cow<'t, [u8]>>) {
     let stored = Checkpoint::open_file(from).unwrap();
     let mut header = serde_json::Map::new();
     let mut data = Vec::new();
-    for tensor in stored.tensors().filter(|tensor| wanted(tensor.name())) {
-        let bytes = tensor.bytes();
+    for tensor in stored.tensors() {
+        let Some(bytes) = bytes(&tensor) else { continue };
         let range = [data.len(), data.len() + bytes.len()];
         let entry = serde_json::json!({"dtype": "F32", "shape": tensor.shape(), "data_offsets": range});
         header.insert(tensor.name().into(), entry);
@@ -167,4 +182,111 @@ fn misfits_are_refused() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("\"r\": 1", "\"r\": 2")).unwrap();
     case.refused(&["run", "model", "--adapter", "out", "text"], &["lora_", "expected [2", "made for model"]);
+}
+
+/// PE-01, PE-02, PE-03, PE-06: adapters that PEFT wrote, merged, against PEFT's own logits in double precision: targets by name,
+/// pattern or all linear layers, ranks and scales by pattern, rank-stabilised scales, magnitudes, biases, modules saved whole,
+/// tables, some layers only, and layers that files have joined or the other way round.
+#[test]
+fn made_by_peft() {
+    let mut folders: Vec<_> = fs::read_dir(fixtures().join("adapters")).unwrap().map(|e| e.unwrap().path()).collect();
+    folders.sort();
+    assert!(folders.len() >= 14, "{} fixtures", folders.len());
+    for folder in folders {
+        let golden = read_json(&folder.join("golden.json"));
+        let base = fixtures().join(golden["base"].as_str().unwrap());
+        let decoder = golden["base"].as_str().unwrap().starts_with("decoders/");
+        let from = ModelOptions {
+            adapter: Some(folder.to_string_lossy().into_owned()),
+            task: decoder.then(|| "text-generation".into()),
+            ..ModelOptions::default()
+        };
+        let model = Model::open(&base.to_string_lossy(), &from).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.lith");
+        let options = CompileOptions::new("float32", "native").unwrap();
+        prepare(model, &options, None).unwrap().write_artifact(&path).unwrap();
+        for case in golden["cases"].as_array().unwrap() {
+            let ids = ids(&case["ids"]);
+            let found = if decoder {
+                let mut model = load(&path, 1, 64);
+                let mut state = fresh(&model, 1, ids.len()).remove(0);
+                feed(&mut model, &mut [(&mut state, &ids)], ids.len()).concat()
+            } else {
+                let types = vec![0; ids.len()];
+                let batch = batch(&[(ids, types)]);
+                let model = CompiledModel::new(Program::open(&path, 1).unwrap()).unwrap();
+                part(&forward(&model, &batch)[0], &batch, 0, false).to_vec()
+            };
+            let difference = relative_difference(&found, &flat(&case["logits"]));
+            assert!(difference <= 1e-5, "{}: differs by {difference:e}", folder.display());
+        }
+    }
+}
+
+/// Arguments of a run that learns something within seconds.
+const LEARN: [&str; 9] =
+    ["--logging-steps", "1", "--learning-rate", "1e-2", "--max-steps", "24", "--threads=1", "--lora", "--lora-r=4"];
+
+/// PE-10, QR-05: adapters beside quantized weights learn as beside the floats that the codes stand for; classifiers, and a
+/// decoder whose output layer is its table.
+#[test]
+fn quantized_weights_stay_as_they_are() {
+    type Stored = fn(&str) -> Option<Scheme>;
+    let all = "--lora-target-modules=all-linear";
+    let cases: [(&str, &[&str], Stored); 3] = [
+        ("bert-sequence-classification", &[all, "--quantize", "nf4", "--quantize-embeddings", "none"], |name| {
+            (!name.contains("embeddings")).then(|| scheme("nf4").unwrap())
+        }),
+        ("bert-sequence-classification", &[all, "--quantize", "int4-32-min"], |name| {
+            scheme(if name.contains("embeddings") { "int8-32" } else { "int4-32-min" })
+        }),
+        ("decoders/llama-tied-biases", &["--lora-target-modules=q_proj,down_proj", "--quantize", "nf4"], |name| {
+            scheme(if name.contains("embed_tokens") { "int8-32" } else { "nf4" })
+        }),
+    ];
+    for (fixture, args, stored) in cases {
+        let run = |model: &dyn Fn(&Case), args: &[&str]| {
+            let case = Case::new(fixture);
+            model(&case);
+            let rows = match fixture.starts_with("decoders") {
+                true => {
+                    lend_tokenizer(&case);
+                    texts(24).into_iter().map(|(text, _)| serde_json::json!({"text": text})).collect()
+                }
+                false => two_classes(24),
+            };
+            support::training::write_rows(&case, "train.jsonl", &rows);
+            support::training::train(&case, &[&LEARN[..], args].concat());
+            losses(&case)
+        };
+        let codes = run(&|_| {}, args);
+        let rest = &args[..1];
+        let values = |case: &Case| {
+            let (model, changed) = (case.file("model.safetensors"), case.file("changed"));
+            rewrite(&model, &changed, |tensor| {
+                let &[_, columns] = tensor.shape() else { return Some(tensor.bytes()) };
+                let head = tensor.name().starts_with("classifier");
+                let Some(scheme) = stored(tensor.name()).filter(|_| !head) else { return Some(tensor.bytes()) };
+                let bytes = tensor.bytes();
+                let floats: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                let values = quantize(&floats, columns, scheme).dequantize();
+                Some(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into())
+            });
+            fs::rename(changed, model).unwrap();
+        };
+        let floats = run(&values, rest);
+        assert_eq!(codes.len(), floats.len());
+        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        assert!(mean(&codes[18..]) < 0.95 * mean(&codes[..6]), "{fixture} {args:?}: nothing is learnt: {codes:?}");
+        for (step, (a, b)) in codes.iter().zip(&floats).enumerate() {
+            assert!((a - b).abs() <= 1e-4 * b.abs(), "{fixture} {args:?}: loss {step} is {a}, of the values {b}");
+        }
+        let unlike = run(&|_| {}, rest);
+        assert!((unlike[0] - codes[0]).abs() > 1e-3 * codes[0], "{fixture}: quantization changes nothing");
+    }
+    let case = Case::new("bert-sequence-classification");
+    support::training::write_rows(&case, "train.jsonl", &two_classes(8));
+    let args = support::training::arguments(&["--quantize", "nf4"]);
+    support::bad::expect_refusal(&case.run(&args), &["--quantize", "--lora"]);
 }

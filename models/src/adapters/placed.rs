@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::trace::PREFIX;
 use super::{AdapterError, CONFIG_FILE, LoraConfig, Ranks};
 use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::config::Head;
 use crate::families::Part;
 use crate::source::{Source, read_text};
 use crate::weights::{Piece, Rows, Wanted, collapse};
@@ -51,11 +52,12 @@ impl Adapter {
         self.weights.files().chain([self.config_file.as_path()])
     }
 
-    /// Gives each tensor its place in a model of these parts.
+    /// Gives each tensor its place in a model of these parts with this head.
     ///
     /// # Errors
     /// When one has none, lacks its partner, or is of another shape.
-    pub fn place(self, parts: &[Part]) -> Result<Placed, AdapterError> {
+    pub fn place(self, parts: &[Part], head: Head) -> Result<Placed, AdapterError> {
+        let output_layer = matches!(head, Head::CausalLm | Head::MaskedLm);
         let model = Layers::of(parts);
         let ranks = Ranks::new(&self.config)?;
         let place = self.weights.place().to_string();
@@ -84,7 +86,7 @@ impl Adapter {
                         unplaced.push(tensor.name().to_string());
                         continue;
                     };
-                    if embedding && !first.tied_to.is_empty() {
+                    if embedding && output_layer && !first.tied_to.is_empty() {
                         return Err(AdapterError::Tied { place, module });
                     }
                     let other = self.weights.tensor(&partner).ok_or_else(|| half(partner.clone()))?;
@@ -134,6 +136,11 @@ impl Adapter {
                         changes.insert(name.clone(), Change::Whole { tensor, piece, shape });
                     }
                 }
+                Some((path, Kind::Replaced)) => {
+                    if self.weights.tensor(&format!("{PREFIX}{path}")).is_none() {
+                        return Err(half(format!("{PREFIX}{path}")));
+                    }
+                }
                 None => unplaced.push(tensor.name().to_string()),
             }
         }
@@ -167,6 +174,8 @@ enum Kind {
     Magnitude { partner: String },
     /// A parameter that the adapter brings whole.
     Whole,
+    /// What a module had before the adapter brought it whole: the same name without that part has what counts.
+    Replaced,
 }
 
 /// Takes the name of an adapter's tensor apart: the module and its part, or the whole parameter.
@@ -189,6 +198,9 @@ fn kind_of(name: &str) -> Option<(String, Kind)> {
     }
     if let Some(module) = MAGNITUDES.iter().find_map(|ending| path.strip_suffix(ending)) {
         return Some((module.into(), Kind::Magnitude { partner: partner(module, a) }));
+    }
+    if path.contains(".original_module.") {
+        return Some((path.replace(".original_module.", "."), Kind::Replaced));
     }
     // A wrapped module's own parameters, and those of its trained copy.
     let plain = path.replace(".base_layer.", ".").replace(".modules_to_save.", ".");

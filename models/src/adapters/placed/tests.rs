@@ -3,6 +3,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::*;
+use crate::config::Head;
 use crate::weights::Rules;
 
 /// Writes an adapter's folder and opens it.
@@ -56,7 +57,7 @@ fn merged_weights() {
         ("head.weight", &[1, 2], &[7.0, 8.0]),
         ("head.modules_to_save.bias", &[1], &[9.0]),
     ];
-    let placed = adapter(PLAIN, tensors).unwrap().place(&parts()).unwrap();
+    let placed = adapter(PLAIN, tensors).unwrap().place(&parts(), Head::MaskedLm).unwrap();
     let ones = |n: usize| vec![1.0; n];
     assert_eq!(placed.merged("m.q.weight", ones(6)).unwrap(), [2.0, 3.0, 4.0, -1.0, -3.0, -5.0]);
     assert_eq!(placed.merged("m.first.weight", ones(3)).unwrap(), [2.0, 3.0, 4.0]);
@@ -82,15 +83,15 @@ fn magnitudes() {
         ("m.q.lora_B.weight", &[2, 1], &[0.5, 1.0]),
         ("m.q.lora_magnitude_vector", &[2], &[10.0, 2.5]),
     ];
-    let placed = adapter(&dora, tensors).unwrap().place(&parts()).unwrap();
+    let placed = adapter(&dora, tensors).unwrap().place(&parts(), Head::MaskedLm).unwrap();
     let found = placed.merged("m.q.weight", vec![1.0, 4.0, 0.0, 0.0, 3.0, 0.0]).unwrap();
     // The sums are (3, 4, 0) and (4, 3, 0), both of length 5.
     for (found, expected) in found.iter().zip([6.0, 8.0, 0.0, 2.0, 1.5, 0.0]) {
         assert!((found - expected).abs() < 1e-6, "{found} {expected}");
     }
-    let error = adapter(&dora, &tensors[..2]).unwrap().place(&parts()).unwrap_err().to_string();
+    let error = adapter(&dora, &tensors[..2]).unwrap().place(&parts(), Head::MaskedLm).unwrap_err().to_string();
     assert!(error.contains("lora_magnitude_vector"), "{error}");
-    let error = adapter(PLAIN, tensors).unwrap().place(&parts()).unwrap_err().to_string();
+    let error = adapter(PLAIN, tensors).unwrap().place(&parts(), Head::MaskedLm).unwrap_err().to_string();
     assert!(error.contains("no place for base_model.model.m.q.lora_magnitude_vector"), "{error}");
 }
 
@@ -114,15 +115,17 @@ fn every_tensor_has_its_place() {
         ),
     ];
     for (tensors, parts_of_message) in cases {
-        let error = adapter(PLAIN, tensors).unwrap().place(&parts()).unwrap_err().to_string();
+        let error = adapter(PLAIN, tensors).unwrap().place(&parts(), Head::MaskedLm).unwrap_err().to_string();
         for part in parts_of_message {
             assert!(error.contains(part), "{error}: no {part}");
         }
     }
-    let ranks = adapter(&PLAIN.replace("\"r\": 1", "\"r\": 2"), &[a, b]).unwrap().place(&parts()).unwrap_err();
+    let ranks =
+        adapter(&PLAIN.replace("\"r\": 1", "\"r\": 2"), &[a, b]).unwrap().place(&parts(), Head::MaskedLm).unwrap_err();
     assert!(ranks.to_string().contains("expected [2, 3], found [1, 3]"), "{ranks}");
     let broken = adapter(PLAIN, &[a, ("m.q.lora_B.weight", &[2, 1], &[f32::NAN, 0.0])]).unwrap();
-    let error = broken.place(&parts()).unwrap().merged("m.q.weight", vec![1.0; 6]).unwrap_err().to_string();
+    let error =
+        broken.place(&parts(), Head::MaskedLm).unwrap().merged("m.q.weight", vec![1.0; 6]).unwrap_err().to_string();
     assert!(error.contains("not finite"), "{error}");
 }
 
@@ -135,7 +138,7 @@ fn tied_tables_are_refused() {
         ("m.table.lora_embedding_A", &[1, 4], &[1.0, 0.0, -1.0, 2.0]),
         ("m.table.lora_embedding_B", &[2, 1], &[3.0, 4.0]),
     ];
-    let error = adapter(PLAIN, tensors).unwrap().place(&tied).unwrap_err().to_string();
+    let error = adapter(PLAIN, tensors).unwrap().place(&tied, Head::MaskedLm).unwrap_err().to_string();
     assert!(error.contains("`table`") || error.contains("`m.table`"), "{error}");
 }
 

@@ -15,7 +15,7 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::executable;
 use crate::model::{Model, ModelOptions, Opened};
-use crate::quantize::{self, Matrices, Quantization, StoragePlan};
+use crate::quantize::{self, Matrices, Quantization, StoragePlan, Widths};
 
 /// Name of the asset with the errors of quantized weights.
 pub const QUANTIZATION_REPORT: &str = "quantization.json";
@@ -105,17 +105,26 @@ pub struct Compilation {
 /// When a pass fails, which is a bug, or the program is broken.
 pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>) -> Result<Compilation> {
     let program = model.program.clone();
-    let matrices = Matrices::of(&program);
+    let training = model.training.then(|| match &model.adapted {
+        Some(adapted) => crate::train::some_of(adapted.trained.keys().cloned(), options.optimizer),
+        None => crate::train::all_of(&program, options.optimizer),
+    });
+    let mut matrices = Matrices::of(&program);
+    if let Some(training) = &training {
+        matrices.leave_out(&training.trained);
+        if options.quantization.widths != Widths::Keep && matrices.linear.is_empty() {
+            return Err(Error::input(
+                "--quantize: every weight of a linear layer is trained, and only those that stay as they are can be \
+                 quantized; train adapters beside them (--lora)",
+            ));
+        }
+    }
     let values = |name: &str| -> Result<quantize::Matrix> {
         let cols = program.params.get(name).and_then(|ty| ty.static_shape()?.last().copied()).unwrap_or(0);
         Ok((model.weights.values(name)?, cols))
     };
     let storage = quantize::plan(&matrices, &options.quantization, &|name| model.weights.kept(name), &values)?;
     let is_quantized = |name: &&String| matches!(storage.storage.get(*name), Some(Storage::Quantized(_)));
-    let training = model.training.then(|| match &model.adapted {
-        Some(adapted) => crate::train::some_of(adapted.trained.keys().cloned(), options.optimizer),
-        None => crate::train::all_of(&program, options.optimizer),
-    });
     let pass_options = lith_passes::Options {
         stop_after,
         training,

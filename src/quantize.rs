@@ -126,6 +126,12 @@ impl Matrices {
         found.tables.retain(|name| !other.contains(name));
         found
     }
+
+    /// Without these: what is trained is stored as floats.
+    pub fn leave_out(&mut self, names: &BTreeSet<String>) {
+        self.linear.retain(|name| !names.contains(name));
+        self.tables.retain(|name| !names.contains(name));
+    }
 }
 
 /// How each weight is stored, and what that does to it.

@@ -155,6 +155,7 @@ impl GraphCode<'_, '_, '_> {
         let [lead @ .., m, n] = &to[..] else { return self.wrong("a product of vectors") };
         let Some(k) = self.shape(a).last().cloned() else { return self.wrong("a product of scalars") };
         let (m, n) = (m.clone(), n.clone());
+        let weight = (!transpose_rhs && self.in_panels(b)).then_some(b);
         let [(a, a_row, a_col), (b, b_row, b_col)] = [self.matrix(a), self.matrix(b)];
         let (b_row, b_col) = if transpose_rhs { (b_col, b_row) } else { (b_row, b_col) };
         let fields = vec![
@@ -162,7 +163,8 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(DotArgs, a_batch), Field::Size(m.clone() * k.clone())),
             (offset_of!(DotArgs, a_row), Field::Size(a_row)),
             (offset_of!(DotArgs, a_col), Field::Size(a_col)),
-            (offset_of!(DotArgs, b), Field::Rows(b)),
+            (offset_of!(DotArgs, weight), weight.map_or(Field::Number(0), Field::Panels)),
+            (offset_of!(DotArgs, b), if weight.is_some() { Field::Number(0) } else { Field::Rows(b) }),
             (offset_of!(DotArgs, b_batch), Field::Size(k.clone() * n.clone())),
             (offset_of!(DotArgs, b_row), Field::Size(b_row)),
             (offset_of!(DotArgs, b_col), Field::Size(b_col)),
@@ -176,6 +178,15 @@ impl GraphCode<'_, '_, '_> {
             (offset_of!(DotArgs, k), Field::Size(k)),
         ];
         self.core(offset_of!(Table, dot_f32), size_of::<DotArgs>(), fields)
+    }
+
+    /// Whether a value is a weight that lies in panels.
+    fn in_panels(&self, value: Value) -> bool {
+        match &self.graph.node(value.node).op {
+            Op::Param { name, .. } => self.shared.weights.get(name, Layout::Panels).is_some(),
+            Op::Arg { index, .. } => self.plan.arg_layouts.get(*index) == Some(&Layout::Panels),
+            _ => false,
+        }
     }
 
     /// The matrices of an operand of a product, as they lie in memory: the value, and from one row and column to the next.

@@ -9,7 +9,7 @@ use lith_ir::{DType, Dim, Graph, NodeId, Op, Symbol, Value};
 
 use crate::cache::{Caches, Origin};
 use crate::fuse::{IndexMap, compose, elementwise_before, identity, is_row_of, operand_index, readers_of_state};
-use crate::legalize::is_scatter;
+use crate::legalize::{is_scatter, takes_panels};
 use crate::memory::{ALIGNMENT, shares};
 use crate::reads::{Stored, is_outside, operands};
 use crate::regions::live_range;
@@ -146,7 +146,17 @@ fn check_kind(
             check_indices(graph, kernel, shape)
         }
         KernelKind::Dot { core } => {
-            ensure(alone(core) && matches!(graph.node(core).op, Op::Dot { .. }) && f32(core.into()), || "no dot".into())
+            ensure(alone(core) && matches!(graph.node(core).op, Op::Dot { .. }) && f32(core.into()), || {
+                "no dot".into()
+            })?;
+            let rows = |v: Value| match &graph.node(v.node).op {
+                Op::Param { name, .. } => compiled.plan.layouts.get(name).is_none_or(|l| l.contains(&Layout::Rows)),
+                Op::Arg { index, .. } => plan.arg_layouts.get(*index).is_none_or(|l| *l == Layout::Rows),
+                _ => true,
+            };
+            let readable =
+                |operand| graph.operand(core, operand).is_none_or(rows) || takes_panels(graph, core, operand);
+            ensure(readable(0) && readable(1), || "a product of what lies in panels".into())
         }
         KernelKind::Attention { core } => {
             let fits = match graph.node(core).op {

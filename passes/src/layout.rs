@@ -1,11 +1,14 @@
 //! How weights lie in memory: in panels where a contraction or an embedding reads them, row-major where anything else
-//! does. A parameter that is read both ways is kept both ways.
+//! does. A product that sums over the outputs of a weight reads the panels that are there for a contraction. A parameter that
+//! is read both ways is kept both ways.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lith_ir::plan::{KernelKind, Layout};
-use lith_ir::{Graph, NodeId, Op, Program};
+use lith_ir::{Graph, NodeId, Op, Program, Value};
 
+use crate::legalize::{packable_args, takes_panels};
+use crate::weights::{leaves, params_of};
 use crate::{Compiled, Options, PassError};
 
 pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), PassError> {
@@ -20,8 +23,19 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
         })
         .collect();
     let embeds = |name: &str, node: NodeId| embeddings.contains(&(name, node));
-    let found = Layouts::find(program, &embeds, &options.packed_tables);
-    drop(embeddings);
+    let (leaves, packable) = (leaves(program), packable_args(program)?);
+    let there = Layouts::find(program, &embeds, &|_| false, &options.packed_tables);
+    let in_panels = |param: &str| there.params.get(param).is_some_and(|l| l.contains(&Layout::Panels));
+    let across = |read: &Read<'_>| {
+        let source = &read.graph.node(read.value.node).op;
+        let alone = match source {
+            Op::Arg { index, .. } => packable.get(read.name).is_some_and(|args| args.contains(index)),
+            _ => true,
+        };
+        alone && params_of(read.name, source, &leaves).is_some_and(|params| params.iter().all(|p| in_panels(p)))
+    };
+    let found = Layouts::find(program, &embeds, &across, &options.packed_tables);
+    drop((embeddings, there, leaves));
     if let Some((graph, problem)) = found.unpacked {
         return Err(PassError::broken(&graph, problem));
     }
@@ -41,8 +55,16 @@ pub(crate) fn run(compiled: &mut Compiled, options: &Options) -> Result<(), Pass
 
 /// The parameters that some contraction reads.
 pub(crate) fn contracted(program: &Program) -> BTreeSet<String> {
-    let found = Layouts::find(program, &|_, _| false, &BTreeSet::new());
+    let found = Layouts::find(program, &|_, _| false, &|_| false, &BTreeSet::new());
     found.params.into_iter().filter(|(_, layouts)| layouts.contains(&Layout::Panels)).map(|(name, _)| name).collect()
+}
+
+/// A value that a node of a graph reads.
+struct Read<'a> {
+    /// Name of the graph.
+    name: &'a str,
+    graph: &'a Graph,
+    value: Value,
 }
 
 /// What the readers of weights want.
@@ -57,14 +79,20 @@ struct Layouts {
 }
 
 impl Layouts {
-    /// `embeds` tells which nodes of which graphs gather from panels, `packed` has the parameters that lie in panels only.
-    fn find(program: &Program, embeds: &dyn Fn(&str, NodeId) -> bool, packed: &BTreeSet<String>) -> Layouts {
+    /// `embeds` tells which nodes of which graphs gather from panels, `across` which of the products that could read panels
+    /// do, `packed` has the parameters that lie in panels only.
+    fn find(
+        program: &Program,
+        embeds: &dyn Fn(&str, NodeId) -> bool,
+        across: &dyn Fn(&Read<'_>) -> bool,
+        packed: &BTreeSet<String>,
+    ) -> Layouts {
         let rows = |(name, graph): (&str, &Graph)| (name.to_string(), vec![Layout::Rows; graph.args().len()]);
         let mut found = Layouts { args: program.graphs().map(rows).collect(), ..Layouts::default() };
         loop {
             let before = found.args.clone();
             for (name, graph) in program.graphs() {
-                found.read(name, graph, &before, embeds, packed);
+                found.read(name, graph, &before, embeds, across, packed);
             }
             if found.args == before {
                 return found;
@@ -81,6 +109,7 @@ impl Layouts {
         graph: &Graph,
         args: &BTreeMap<String, Vec<Layout>>,
         embeds: &dyn Fn(&str, NodeId) -> bool,
+        across: &dyn Fn(&Read<'_>) -> bool,
         packed: &BTreeSet<String>,
     ) {
         for node in graph.petgraph().node_indices() {
@@ -89,6 +118,9 @@ impl Layouts {
                 let layout = match &graph.node(node).op {
                     // Every `linear` that legalization leaves is the core of a contraction.
                     Op::Linear {} if position == 1 => Layout::Panels,
+                    Op::Dot { .. } if takes_panels(graph, node, position) && across(&Read { name, graph, value }) => {
+                        Layout::Panels
+                    }
                     Op::Gather { .. } if position == 0 && embeds(name, node) => Layout::Panels,
                     Op::Call { function, .. } => {
                         args.get(function).and_then(|l| l.get(position)).copied().unwrap_or(Layout::Rows)

@@ -259,9 +259,9 @@ fn is_matrix(graph: &Graph, node: lith_ir::NodeId) -> bool {
 
 /// For each argument of a function the parameters that it is, call by call; `None` for one that is something else at some
 /// call.
-type Leaves<'p> = BTreeMap<(&'p str, usize), Option<Vec<&'p str>>>;
+pub(crate) type Leaves<'p> = BTreeMap<(&'p str, usize), Option<Vec<&'p str>>>;
 
-fn leaves(program: &Program) -> Leaves<'_> {
+pub(crate) fn leaves(program: &Program) -> Leaves<'_> {
     let calls = calls(program);
     let mut leaves = Leaves::new();
     for (name, graph) in &program.functions {
@@ -273,7 +273,7 @@ fn leaves(program: &Program) -> Leaves<'_> {
 }
 
 /// The parameters that a source of graph `name` is.
-fn params_of<'l, 'p: 'l>(name: &'p str, op: &'p Op, leaves: &'l Leaves<'p>) -> Option<Cow<'l, [&'p str]>> {
+pub(crate) fn params_of<'l, 'p: 'l>(name: &'p str, op: &'p Op, leaves: &'l Leaves<'p>) -> Option<Cow<'l, [&'p str]>> {
     match op {
         Op::Param { name, .. } => Some(Cow::Owned(vec![name.as_str()])),
         Op::Arg { index, .. } => leaves.get(&(name, *index))?.as_deref().map(Cow::Borrowed),

@@ -10,6 +10,7 @@ use common::execute::Execution;
 use common::training::{classifier, with_gradients};
 use common::{bert, numbered, symbols_of};
 use lith_ir::interp::{Mode, Tensor};
+use lith_ir::plan::Layout;
 use lith_ir::testing::{Case, Rng, cases_for, close, random_case};
 use lith_ir::{Activation, Binary, Builder, DType, Dim, Graph, Op, Program, Reduction, Type, Unary, Value, verify};
 use lith_passes::check::{check, check_memory};
@@ -111,6 +112,20 @@ fn recomputed_activations() {
     let [kept, some, none] = arenas[..] else { panic!("three plans") };
     assert!(kept.0 == 0 && some.0 > 0 && some.0 < none.0 && none.0 == 4, "{arenas:?}");
     assert!(some.1 < kept.1 && none.1 < some.1, "{arenas:?}");
+}
+
+/// The gradient of a layer's inputs reads the weight in the panels that the layer reads: it is in memory once.
+#[test]
+fn weights_are_read_across() {
+    let compiled = run(with_gradients(&classifier(3, false)).program, &Options::default()).unwrap();
+    let matrices = compiled.plan.layouts.iter().filter(|(name, _)| {
+        compiled.program.params.get(*name).is_some_and(|ty| ty.rank() == 2) && !name.contains("embeddings")
+    });
+    let matrices: Vec<_> = matrices.collect();
+    assert!(matrices.len() > 12, "{matrices:?}");
+    for (name, layouts) in matrices {
+        assert_eq!(layouts, &[Layout::Panels], "{name}");
+    }
 }
 
 /// One layer with another constant, function or wiring is no repetition of the others.

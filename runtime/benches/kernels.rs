@@ -182,6 +182,7 @@ fn dot(pool: &Pool, [m, n, k]: [usize; 3], across: [bool; 2]) -> f64 {
                     a_batch: 0,
                     a_row,
                     a_col,
+                    weight: std::ptr::null(),
                     b: (b as *const f32).wrapping_add(turn * k * n),
                     b_batch: 0,
                     b_row,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lith_runtime::command::threads;
 
+use super::lora::LoraArgs;
+
 /// An ahead-of-time compiler for transformer models: a checkpoint goes in, one file that answers comes out.
 #[derive(Debug, Parser)]
 #[command(name = "lith", version, arg_required_else_help = true)]
@@ -166,6 +168,9 @@ pub struct Compile {
     /// Compile the steps of training (AdamW) instead of what answers, for the forms that are text and for artifacts
     #[arg(long)]
     pub train: bool,
+    /// With --train: adapters
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// Where the model comes from and how it is read
     #[command(flatten)]
     pub from: ModelArgs,

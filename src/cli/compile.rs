@@ -34,6 +34,9 @@ pub fn compile(args: &Compile) -> Result<()> {
             ));
         }
         crate::train::to_train(&mut from);
+        from.lora = args.adapters.options()?;
+    } else if args.adapters.lora {
+        return Err(Error::input("--lora: adapters are trained; --adapter merges what was trained (or add --train)"));
     }
     let model = Model::open(&args.model, &from)?;
     let warnings = model.warnings.clone();

@@ -3,6 +3,7 @@
 pub mod args;
 mod compile;
 mod inspect;
+mod lora;
 mod measure;
 mod progress;
 mod run;

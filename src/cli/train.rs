@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches};
 use indicatif::{ProgressBar, ProgressStyle};
-use lith_models::adapters::{Bias, LoraConfig, Modules};
 use lith_runtime::command::train::{read, with_arguments};
 use lith_runtime::training::arguments::TrainingArguments;
 use lith_runtime::training::callbacks::{
@@ -15,10 +14,11 @@ use lith_runtime::training::state::{Logs, TrainerState};
 use lith_runtime::training::trainer::format_metrics;
 
 use super::args::{ModelArgs, Run};
+use super::lora::LoraArgs;
 use super::progress::Progress;
 use super::{finish, print};
 use crate::error::{Error, Result};
-use crate::model::{Lora, ModelOptions};
+use crate::model::ModelOptions;
 use crate::train::{Job, fine_tune};
 
 /// The full `train` command: model options and the arguments of training.
@@ -29,60 +29,6 @@ pub fn command() -> clap::Command {
     // The description comes last: the model options bring one of their own.
     ModelArgs::augment_args(LoraArgs::augment_args(with_arguments(base)))
         .about("Train a model further on files of rows")
-}
-
-/// Low-rank adapters instead of all weights.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Adapters")]
-struct LoraArgs {
-    /// Train low-rank adapters beside linear layers, and new heads; what is saved is an adapter in PEFT's form
-    #[arg(long)]
-    lora: bool,
-    /// Rank of the adapters
-    #[arg(long, value_name = "R", default_value_t = 8, requires = "lora")]
-    lora_r: usize,
-    /// Adapters are scaled by this over the rank
-    #[arg(long, value_name = "ALPHA", default_value_t = 8.0, requires = "lora")]
-    lora_alpha: f64,
-    /// Share of a layer's inputs that its adapter does not see in a step
-    #[arg(long, value_name = "P", default_value_t = 0.0, requires = "lora")]
-    lora_dropout: f64,
-    /// Layers with adapters: names with commas between, a regular expression of whole paths, or all-linear
-    /// [default: PEFT's for the model type]
-    #[arg(long, value_name = "MODULES", requires = "lora")]
-    lora_target_modules: Option<String>,
-    /// Layers without, of those
-    #[arg(long, value_name = "MODULES", requires = "lora")]
-    lora_exclude_modules: Option<String>,
-    /// Modules that are trained and saved whole [default: the head of classifiers]
-    #[arg(long, value_name = "MODULES", value_delimiter = ',', requires = "lora")]
-    lora_modules_to_save: Option<Vec<String>>,
-    /// Biases that are trained: none, all or lora_only
-    #[arg(long, value_name = "WHICH", default_value = "none", requires = "lora")]
-    lora_bias: String,
-    /// Scale by alpha over the root of the rank
-    #[arg(long, requires = "lora")]
-    lora_rslora: bool,
-}
-
-impl LoraArgs {
-    /// The library's form, if there are to be adapters.
-    fn options(&self) -> Result<Option<Lora>> {
-        let bias = Bias::from_name(&self.lora_bias)
-            .ok_or_else(|| Error::input(format!("--lora-bias {}: expected none, all or lora_only", self.lora_bias)))?;
-        let config = LoraConfig {
-            r: self.lora_r,
-            lora_alpha: self.lora_alpha,
-            lora_dropout: self.lora_dropout,
-            target_modules: self.lora_target_modules.as_deref().map(Modules::from_text),
-            exclude_modules: self.lora_exclude_modules.as_deref().map(Modules::from_text),
-            modules_to_save: self.lora_modules_to_save.clone(),
-            bias,
-            use_rslora: self.lora_rslora,
-            ..LoraConfig::default()
-        };
-        Ok(self.lora.then_some(Lora { config, seed: 0 }))
-    }
 }
 
 pub fn train(args: &Run) -> ExitCode {

@@ -35,15 +35,28 @@ pub(crate) fn run(compiled: &mut Compiled) -> Result<(), PassError> {
     Ok(())
 }
 
+/// Whether an operand of a node can be a weight in panels: that of a linear layer, or of the product of a gradient with the
+/// weight of a linear layer, which sums over its outputs.
+pub(crate) fn takes_panels(graph: &Graph, node: NodeId, operand: usize) -> bool {
+    match graph.node(node).op {
+        Op::Linear {} => operand == 1,
+        Op::Dot { transpose_rhs: false } => {
+            let matrices = graph.operands(node).into_iter().flatten().all(|x| graph.ty(x).rank() == 2);
+            operand == 1 && matrices && graph.ty(node.into()).dtype == DType::F32
+        }
+        _ => false,
+    }
+}
+
 /// The arguments of each function that can come packed in panels: weights of linear layers and nothing else in the
 /// function, and at every call a parameter or such an argument of the caller.
-fn packable_args(program: &Program) -> Result<BTreeMap<String, BTreeSet<usize>>, PassError> {
+pub(crate) fn packable_args(program: &Program) -> Result<BTreeMap<String, BTreeSet<usize>>, PassError> {
     let mut packable: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
     for (name, graph) in &program.functions {
         let only_weight = |&arg: &NodeId| {
             let users = graph.users(arg.into());
             let weight_of = |&(user, operand): &(NodeId, usize)| {
-                operand == 1 && matches!(graph.node(user).op, Op::Linear {}) || called_arg(graph, user).is_some()
+                takes_panels(graph, user, operand) || called_arg(graph, user).is_some()
             };
             graph.ty(arg.into()).dtype == DType::F32
                 && !users.is_empty()

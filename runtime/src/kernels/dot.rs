@@ -1,7 +1,8 @@
 //! The batched product of two activations: `C[b] = A[b] · B[b]`, any strides.
 //!
 //! B is packed into panels in this thread's scratch, block by block; A is read in place where its rows are contiguous
-//! and packed too where they are not. Both go through transpositions of sixteen by sixteen where they lie across.
+//! and packed too where they are not. Both go through transpositions of sixteen by sixteen where they lie across. B may be a
+//! weight of a linear layer as it is stored, see `transposed`.
 
 use std::ops::Range;
 
@@ -11,6 +12,7 @@ use super::isa::Isa;
 use super::scratch::with_scratch;
 use super::simd::{Element, Kernel, LANES, Simd};
 use super::tile::TileArgs;
+use super::transposed::Transposed;
 
 /// Arguments of [`dot_f32`]. Strides count elements; a stride of 0 repeats an operand along that dimension (not for C).
 #[repr(C)]
@@ -23,7 +25,10 @@ pub struct DotArgs {
     pub a_row: i64,
     /// See `a_batch`.
     pub a_col: i64,
-    /// B: `batch` matrices of k by n.
+    /// B where it is a weight of k outputs and n inputs, packed by [`pack_floats`](super::pack_floats) or
+    /// [`pack_quantized`](super::pack_quantized), the same for all matrices; null where it is rows.
+    pub weight: *const u8,
+    /// B where it is rows: `batch` matrices of k by n.
     pub b: *const f32,
     /// From one matrix, row (k) and column (n) of B to the next: a B stored `[n, k]` has `b_row` 1 and `b_col` k.
     pub b_batch: i64,
@@ -66,13 +71,17 @@ pub(crate) unsafe fn dot_on(isa: Isa, args: &DotArgs, thread: usize, threads: us
     debug_assert!(thread < threads);
     if args.batch > 0 && args.m > 0 && args.n > 0 {
         let blocks = Blocks::of(args.m as usize, args.n as usize, args.k.max(0) as usize);
-        let floats = blocks.depth * blocks.columns + ROW_BLOCK * K_BLOCK + TILE_ROWS * LANES;
-        with_scratch(floats, |scratch| isa.run(Dot { args, blocks, thread, threads, scratch }));
+        // SAFETY: the caller's promise.
+        let weight = (!args.weight.is_null()).then(|| unsafe { Transposed::new(args.weight) });
+        let own = weight.map_or(0, |weight| weight.scratch(blocks.columns));
+        let floats = blocks.depth * blocks.columns + ROW_BLOCK * K_BLOCK + TILE_ROWS * LANES + own;
+        with_scratch(floats, |scratch| isa.run(Dot { args, weight, blocks, thread, threads, scratch }));
     }
 }
 
 struct Dot<'a> {
     args: &'a DotArgs,
+    weight: Option<Transposed>,
     blocks: Blocks,
     thread: usize,
     threads: usize,
@@ -135,7 +144,7 @@ impl Kernel for Dot<'_> {
             let columns = column..n.min(column + self.blocks.columns);
             // SAFETY: matrix, rows and columns are in range, so the operands are as `DotArgs` promises; no other thread
             // has this block.
-            unsafe { block(s, args, self.blocks, matrix, rows, columns, self.scratch) };
+            unsafe { block(s, args, self.weight, self.blocks, matrix, rows, columns, self.scratch) };
             task += last - first;
         }
     }
@@ -146,9 +155,11 @@ impl Kernel for Dot<'_> {
 /// # Safety
 /// The ranges are in range of `args`, whose operands are valid; `columns` are at most those of `blocks`.
 #[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "what a task is, and where it works")]
 unsafe fn block<S: Simd>(
     s: S,
     args: &DotArgs,
+    weight: Option<Transposed>,
     blocks: Blocks,
     matrix: usize,
     rows: Range<usize>,
@@ -157,7 +168,8 @@ unsafe fn block<S: Simd>(
 ) {
     let k = args.k.max(0) as usize;
     let (packed_b, rest) = scratch.split_at_mut(blocks.depth * blocks.columns);
-    let (packed_a, narrow) = rest.split_at_mut(ROW_BLOCK * K_BLOCK);
+    let (packed_a, rest) = rest.split_at_mut(ROW_BLOCK * K_BLOCK);
+    let (narrow, own) = rest.split_at_mut(TILE_ROWS * LANES);
     let at = |batch: i64, row: i64, col: i64, r: usize, c: usize| {
         (matrix as i64 * batch + r as i64 * row + c as i64 * col) as isize
     };
@@ -171,8 +183,12 @@ unsafe fn block<S: Simd>(
     for deep in (0..k.max(1)).step_by(blocks.depth.max(1)).map(|first| first..k.min(first + blocks.depth)) {
         // SAFETY: these elements of B exist, and the packed panels have room.
         unsafe {
-            let b = args.b.offset(b_at(deep.start, columns.start));
-            pack_b(s, packed_b, deep.len(), columns.len(), b, [args.b_row as isize, args.b_col as isize]);
+            if let Some(weight) = weight {
+                weight.pack(s, packed_b, deep.clone(), columns.clone(), own);
+            } else {
+                let b = args.b.offset(b_at(deep.start, columns.start));
+                pack_b(s, packed_b, deep.len(), columns.len(), b, [args.b_row as isize, args.b_col as isize]);
+            }
         }
         let panel = deep.len() * LANES;
         for rows in pieces(rows.clone(), ROW_BLOCK) {
@@ -312,7 +328,15 @@ unsafe fn pack_a<S: Simd>(s: S, packed: &mut [f32], rows: usize, depth: usize, a
 /// # Safety
 /// `width` columns of `depth` values are readable, `depth` rows of sixteen writable.
 #[inline(always)]
-unsafe fn across<S: Simd>(s: S, from: *const f32, col: isize, width: usize, depth: usize, to: *mut f32, ld: usize) {
+pub(super) unsafe fn across<S: Simd>(
+    s: S,
+    from: *const f32,
+    col: isize,
+    width: usize,
+    depth: usize,
+    to: *mut f32,
+    ld: usize,
+) {
     for i in (0..depth).step_by(LANES) {
         let there = LANES.min(depth - i);
         let mut columns = [s.splat(0.0); LANES];

@@ -31,6 +31,7 @@ mod scatter;
 mod scratch;
 mod simd;
 mod tile;
+mod transposed;
 pub mod vmath;
 mod words;
 #[cfg(target_arch = "x86_64")]

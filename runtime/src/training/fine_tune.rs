@@ -236,10 +236,13 @@ impl FineTuning<'_> {
         let mut parts = TrainerParts::new(program, args, collator);
         parts.train = Some(TrainData::Examples(train));
         parts.eval = eval.clone().map(|examples| (None, examples)).into_iter().collect();
-        parts.compute_metrics = Some(Box::new(move |predictions| {
-            let found = metrics_of(task, target.as_ref(), predictions).map_err(|e| e.to_string())?;
-            Ok(found.into_iter().map(|(name, value)| (name, serde_json::Value::from(value))).collect())
-        }));
+        // Of language models the loss says it all; what they predict would be a vocabulary for each token.
+        if !is_language_model(task) {
+            parts.compute_metrics = Some(Box::new(move |predictions| {
+                let found = metrics_of(task, target.as_ref(), predictions).map_err(|e| e.to_string())?;
+                Ok(found.into_iter().map(|(name, value)| (name, serde_json::Value::from(value))).collect())
+            }));
+        }
         parts.callbacks = callbacks;
         parts.files = files;
         let mut trainer = Trainer::new(parts)?;

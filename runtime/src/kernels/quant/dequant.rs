@@ -37,7 +37,7 @@ const TILE_PANELS: usize = STREAMS;
 
 /// What codes stand for before they are scaled.
 #[derive(Clone, Copy)]
-struct Meaning {
+pub(super) struct Meaning {
     /// The values of the first codes.
     table: [f32; 16],
     /// The code of value zero, for codes that are beyond the table.
@@ -45,6 +45,12 @@ struct Meaning {
 }
 
 impl Meaning {
+    /// Of the codes of panels of this layout.
+    pub fn new(layout: &QuantLayout) -> Meaning {
+        let value = |code| layout.scheme.values.value(code);
+        Meaning { table: std::array::from_fn(|code| value(code as u8)), zero: -value(0) }
+    }
+
     /// Byte `j` of each lane of codes of so many bits.
     #[inline(always)]
     fn of<S: Simd>(&self, s: S, bits: u8, codes: S::B, j: usize) -> S::V {
@@ -53,11 +59,6 @@ impl Meaning {
 }
 
 impl Dequantized {
-    fn meaning(&self) -> Meaning {
-        let value = |code| self.layout.scheme.values.value(code);
-        Meaning { table: std::array::from_fn(|code| value(code as u8)), zero: -value(0) }
-    }
-
     /// Floats of scratch for the sums of so many rows.
     fn sums(&self, rows: usize) -> usize {
         if self.layout.scheme.mins { (rows * self.layout.units()).next_multiple_of(LANES) } else { 0 }
@@ -77,7 +78,7 @@ impl Dequantized {
         c: *mut f32,
         own: &mut [f32],
     ) {
-        let (layout, meaning) = (&self.layout, self.meaning());
+        let (layout, meaning) = (&self.layout, Meaning::new(&self.layout));
         for (first, second) in pairs(panels.len()) {
             // SAFETY: the panels are there.
             unsafe {
@@ -167,7 +168,7 @@ impl Weight for Dequantized {
         let (numbers, own) = own.split_at_mut(Streams::scratch(layout));
         let (weights, products) = own.split_at_mut(TILE_PANELS * K_BLOCK * LANES);
         let (weights, products) = (weights.as_mut_ptr(), products.as_mut_ptr());
-        let meaning = self.meaning();
+        let meaning = Meaning::new(layout);
         let per_block = BLOCK / layout.unit();
         for group in pieces(0..panels.len(), S::PANELS) {
             // SAFETY: panels, rows and columns are in range; a piece of K_BLOCK columns has room in scratch.
@@ -264,14 +265,14 @@ impl Kernel for Scale {
 }
 
 /// Values of blocks of a panel as floats, as panels of floats have them. Whoever makes one has these blocks, and room.
-struct Fill<'a> {
-    from: *const u8,
-    meaning: &'a Meaning,
-    blocks: Range<usize>,
-    out: *mut f32,
+pub(super) struct Fill<'a> {
+    pub from: *const u8,
+    pub meaning: &'a Meaning,
+    pub blocks: Range<usize>,
+    pub out: *mut f32,
 }
 
-struct FillOf<'a, C>(Fill<'a>, PhantomData<C>);
+pub(super) struct FillOf<'a, C>(pub Fill<'a>, pub PhantomData<C>);
 
 impl<C: Codes> Kernel for FillOf<'_, C> {
     type Output = ();

@@ -8,5 +8,6 @@ pub(crate) mod integer;
 pub(crate) mod layout;
 mod streams;
 mod unpack;
+pub(crate) mod values;
 #[cfg(target_arch = "x86_64")]
 mod x86;

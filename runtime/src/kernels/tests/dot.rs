@@ -1,8 +1,9 @@
 //! Batched products of activations against f64.
 
+use super::quant::every_storage;
 use super::{Random, bits, close};
-use crate::kernels::Isa;
 use crate::kernels::dot::{DotArgs, dot_on};
+use crate::kernels::{Isa, Packed};
 
 /// Strides of a `batch × rows × cols` operand in one of its layouts, and its length.
 fn layout(random: &mut Random, batch: usize, rows: usize, cols: usize) -> ([i64; 3], usize) {
@@ -37,6 +38,7 @@ fn dot_is_the_product_on_every_isa_and_thread_count() {
                 a_batch: a_strides[0],
                 a_row: a_strides[1],
                 a_col: a_strides[2],
+                weight: std::ptr::null(),
                 b: b.as_ptr(),
                 b_batch: b_strides[0],
                 b_row: b_strides[1],
@@ -83,6 +85,57 @@ fn dot_is_the_product_on_every_isa_and_thread_count() {
                         let found = alone[at(c_strides, i, 0, j)];
                         assert_eq!(found.to_bits(), whole[at(c_strides, i, row, j)].to_bits(), "{what} {isa:?}");
                     }
+                }
+            }
+        }
+    }
+}
+
+/// A weight as it is stored gives the bits that the rows of its values give.
+#[test]
+fn packed_weights_are_read_across() {
+    let mut random = Random(29);
+    // The last is deeper than what is packed at once.
+    let sizes = [(3, 5, 0), (1, 1, 1), (2, 17, 5), (97, 48, 16), (5, 70, 33), (13, 430, 130), (2, 40, 4200)];
+    for [m, n, k] in sizes.map(<[usize; 3]>::from) {
+        let a = random.values(m * k);
+        for (name, weight) in every_storage(&mut random, k, n) {
+            let stored = Packed::new(&weight).unwrap();
+            let mut rows = vec![0.0; k * n];
+            rows.chunks_exact_mut(n).enumerate().for_each(|(i, row)| stored.row(i, row));
+            for isa in Isa::available() {
+                let run = |weight: *const u8, threads: usize| {
+                    let mut c = vec![7.5f32; m * n];
+                    let [m, n, k] = [m, n, k].map(|size| size as i64);
+                    let args = DotArgs {
+                        a: a.as_ptr(),
+                        a_batch: m * k,
+                        a_row: k,
+                        a_col: 1,
+                        weight,
+                        b: rows.as_ptr(),
+                        b_batch: k * n,
+                        b_row: n,
+                        b_col: 1,
+                        c: c.as_mut_ptr(),
+                        c_batch: m * n,
+                        c_row: n,
+                        c_col: 1,
+                        batch: 1,
+                        m,
+                        n,
+                        k,
+                    };
+                    for thread in 0..threads {
+                        // SAFETY: the operands above have the sizes the arguments name.
+                        unsafe { dot_on(isa, &args, thread, threads) };
+                    }
+                    bits(&c)
+                };
+                let expected = run(std::ptr::null(), 1);
+                for threads in [1, 3] {
+                    let found = run(weight.as_ptr(), threads);
+                    assert!(found == expected, "{name} {m} × {n} × {k} {isa:?} on {threads} threads");
                 }
             }
         }

@@ -79,6 +79,26 @@ fn packed_f32(values: &[f32], n: usize, k: usize) -> Vec<u8> {
     out
 }
 
+/// Packed weights of every scheme, and of floats.
+pub fn every_storage(random: &mut Random, n: usize, k: usize) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for (name, scheme) in SCHEMES {
+        found.push((name.to_string(), packed(&matrix(random, scheme, n, k))));
+    }
+    let values = random.values(n * k);
+    let halves = |half: &dyn Fn(f32) -> u16| values.iter().flat_map(|x| half(*x).to_le_bytes()).collect::<Vec<u8>>();
+    for (dtype, bytes) in [
+        (DType::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        (DType::F16, halves(&|x| half::f16::from_f32(x).to_bits())),
+        (DType::Bf16, halves(&|x| half::bf16::from_f32(x).to_bits())),
+    ] {
+        let mut out = vec![0; packed_len(n, k, &Storage::Float(dtype)).unwrap()];
+        pack_floats(&bytes, dtype, n, k, &mut out).unwrap();
+        found.push((dtype.to_string(), out));
+    }
+    found
+}
+
 struct Product<'a> {
     a: &'a [f32],
     lda: usize,

@@ -1,6 +1,6 @@
 """LoRA fine-tuning of a language model by Lith beside PEFT, on the same text: prints a Markdown table.
 
-    python3 lora.py LITH MODEL_DIR TEXT_FILE ... [--bytes 50000] [--epochs 2] [--threads 2] [--quantize nf4]
+    python3 lora.py LITH MODEL_DIR TEXT_FILE ... [--bytes 50000] [--epochs 2] [--threads 2] [--quantize nf4] [--runs ...]
 
 The texts are joined and cut to so many bytes; paragraphs are rows. The last tenth is held out. Lith trains beside weights as they
 are and beside quantized ones; PEFT (torch) in float32. Peak memory is that of the training process; Lith's programs are in its
@@ -117,6 +117,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quantize", default="nf4")
+    parser.add_argument("--runs", default="quantized,peer,float32", help="which of these")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -127,10 +128,14 @@ def main():
         def row(name, before, after, rate, peak):
             print(f"| {name} | {math.exp(before):.2f} | {math.exp(after):.2f} | {rate:.0f} | {peak:.0f} |", flush=True)
 
-        row(f"Lith, {args.quantize}", *lith(args, folder, args.quantize))
-        out, peak = measured([sys.executable, __file__, "--peer", name, args.model, str(args.epochs), str(args.threads)])
-        row("PEFT, float32", *json.loads(out.splitlines()[-1]), peak)
-        row("Lith, float32", *lith(args, folder, None))
+        if "quantized" in args.runs:
+            row(f"Lith, {args.quantize}", *lith(args, folder, args.quantize))
+        if "peer" in args.runs:
+            peer = [sys.executable, __file__, "--peer", name, args.model, str(args.epochs), str(args.threads)]
+            out, peak = measured(peer)
+            row("PEFT, float32", *json.loads(out.splitlines()[-1]), peak)
+        if "float32" in args.runs:
+            row("Lith, float32", *lith(args, folder, None))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ def place(base, adapter):
     with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
     from peft import get_peft_model_state_dict
-    placed = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # With `bias="all"` PEFT lists the biases of saved modules three times.
+    placed = {name: tensor for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+              if ".original_module." not in name and ".modules_to_save." not in name}
     assert stored == set(placed), f"in one of both only: {sorted(stored ^ set(placed))}"
     with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
         for name, tensor in placed.items():

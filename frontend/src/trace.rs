@@ -42,7 +42,10 @@ struct Dropout {
 
 /// What is called with each linear layer of a trace.
 #[derive(Clone)]
-struct OnLinear(Rc<dyn Fn(&Scope, &Tensor, Tensor, [usize; 2]) -> Tensor>);
+struct OnLinear(Rc<Adapt>);
+
+/// From the scope of a linear layer, its input, its output, and its numbers of outputs and inputs, to what its output is to be.
+type Adapt = dyn Fn(&Scope, &Tensor, Tensor, [usize; 2]) -> Tensor;
 
 impl std::fmt::Debug for OnLinear {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -302,7 +302,7 @@ impl Opened {
             if matches!(weights, Weights::Gguf(_)) {
                 warnings.push("weights that the adapter changes are no longer stored as the file has them".into());
             }
-            weights = Weights::Merged(Box::new(weights), placed);
+            weights = Weights::Merged(Box::new(weights), Box::new(placed));
         }
         if let Some(lora) = &options.lora {
             let factors = program.params.iter().filter(|(name, _)| is_adapter(name));

@@ -21,7 +21,7 @@ pub enum Weights {
     /// Of a GGUF file.
     Gguf(GgufWeights),
     /// Of one of those, with an adapter merged into them.
-    Merged(Box<Weights>, Placed),
+    Merged(Box<Weights>, Box<Placed>),
     /// Of one of those, with fresh adapters beside them.
     Adapted(Box<Weights>, FreshAdapters),
 }

@@ -88,7 +88,8 @@ fn trained_saved_and_merged() {
     let more =
         ["--lora-r", "2", "--lora-alpha", "6", "--lora-target-modules", "query,output.dense", "--output-dir", "out"];
     let logs = success(&train(&case, &more));
-    let eval = logs.lines().filter_map(|line| serde_json::from_str::<Value>(line).unwrap().get("eval").cloned()).last();
+    let eval =
+        logs.lines().filter_map(|line| serde_json::from_str::<Value>(line).unwrap().get("eval").cloned()).next_back();
     let eval_loss = eval.unwrap()["eval_loss"].as_f64().unwrap();
 
     let out = case.root().join("out");

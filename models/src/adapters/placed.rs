@@ -110,10 +110,10 @@ impl Adapter {
                                 return Err(wrong(tensor, expected));
                             }
                         }
-                        if let Some(magnitude) = magnitude.as_ref().and_then(|name| self.weights.tensor(name)) {
-                            if magnitude.shape().iter().product::<usize>() != outputs || embedding {
-                                return Err(wrong(&magnitude, vec![outputs]));
-                            }
+                        if let Some(magnitude) = magnitude.as_ref().and_then(|name| self.weights.tensor(name))
+                            && (magnitude.shape().iter().product::<usize>() != outputs || embedding)
+                        {
+                            return Err(wrong(&magnitude, vec![outputs]));
                         }
                         let rows = rows.unwrap_or(Rows::all(outputs));
                         let [a, b] = [tensor.name(), other.name()].map(String::from);
@@ -207,11 +207,13 @@ fn kind_of(name: &str) -> Option<(String, Kind)> {
     (!plain.contains("lora_")).then_some((plain, Kind::Whole))
 }
 
+/// A parameter: what was wanted, its name in the program, and which rows of the stored tensor it has.
+type Found<'a> = (&'a Wanted, String, Option<Rows>);
+
 /// The parameters of a model by the names that files have them by.
 struct Layers<'a> {
-    /// For each stored tensor the parameters that are it or pieces of it: what was wanted, the name in the program, and
-    /// which rows of the tensor it has.
-    by_name: BTreeMap<&'a str, Vec<(&'a Wanted, String, Option<Rows>)>>,
+    /// For each stored tensor the parameters that are it or pieces of it.
+    by_name: BTreeMap<&'a str, Vec<Found<'a>>>,
     /// What precedes the names of the body in a model with a head.
     prefixes: Vec<String>,
 }
@@ -234,7 +236,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The parameters of a stored tensor; adapters of the bare body leave its name out.
-    fn find(&self, name: &str) -> &[(&'a Wanted, String, Option<Rows>)] {
+    fn find(&self, name: &str) -> &[Found<'a>] {
         let bare = || self.prefixes.iter().find_map(|prefix| self.by_name.get(format!("{prefix}.{name}").as_str()));
         self.by_name.get(name).or_else(bare).map_or(&[], Vec::as_slice)
     }

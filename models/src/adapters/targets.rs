@@ -148,11 +148,10 @@ impl Targets {
     /// The number of the layer that a module stands in: the last one that follows a list's name.
     fn number(&self, path: &str) -> Option<usize> {
         let segments: Vec<&str> = path.split('.').collect();
-        let found = segments.windows(3).rev().find_map(|three| match three {
+        segments.windows(3).rev().find_map(|three| match three {
             [list, number, _] if self.lists.is_empty() || self.lists.iter().any(|l| l == list) => number.parse().ok(),
             _ => None,
-        });
-        found
+        })
     }
 }
 

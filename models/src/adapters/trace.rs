@@ -33,6 +33,9 @@ pub struct Adapted {
     pub trained: BTreeMap<String, String>,
 }
 
+/// From the path of a layer to the module of a file that it is rows of.
+type ModuleOf = dyn Fn(&str) -> Option<(String, Rows)>;
+
 /// What adapting has to know of a model.
 pub(crate) struct Model {
     /// Its type.
@@ -42,7 +45,7 @@ pub(crate) struct Model {
     /// Whether its head sorts texts or tokens, so that it is new with the task.
     pub classifier: bool,
     /// The module and the rows of its weight that a layer is, where files have layers joined.
-    pub module_of: Box<dyn Fn(&str) -> Option<(String, Rows)>>,
+    pub module_of: Box<ModuleOf>,
     /// Whether files have layers joined.
     pub joined: bool,
     /// Whether files have weights as `[in, out]`.

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::training::classifier;
+use common::training::{classifier, smoothed};
 use lith_ir::interp::{Interpreter, Mode, Tensor};
 use lith_ir::testing::{Case, Rng, cases_for, random_case};
 use lith_ir::{Activation, Binary, Builder, Compare, DType, Graph, Op, Program, Reduction, Type, Unary, Value, text};
@@ -44,18 +44,6 @@ fn doubled(case: &Case) -> Option<Case> {
         *tensor = Tensor::floats(DType::F64, tensor.shape(), tensor.as_floats().unwrap().to_vec()).unwrap();
     }
     Some(case)
-}
-
-/// Values at which functions have no corner near and are not steep: off 0 and the multiples of 1/64, no two alike among
-/// neighbours or operands.
-fn smooth(tensor: &Tensor, operand: usize, positive: bool, rng: &mut Rng) -> Tensor {
-    let Some(values) = tensor.as_floats() else { return tensor.clone() };
-    let value = |(i, &v): (usize, &f64)| {
-        let v = if (0.125..8.0).contains(&v.abs()) { v } else { rng.between(0.25, 2.0) * rng.pick(&[1.0, -1.0]) };
-        let v = if positive { v.abs() + 0.1 } else { v };
-        (v * 64.0).floor() / 64.0 + 1.0 / 128.0 + (i % 61) as f64 / 16384.0 + operand as f64 / 65536.0
-    };
-    Tensor::floats(tensor.dtype(), tensor.shape(), values.iter().enumerate().map(value).collect()).unwrap()
 }
 
 /// A program whose entry `main` gives results, and one that also gives the gradients of their weighted sum.
@@ -229,22 +217,6 @@ fn with_entry(program: &Program, graph: Graph) -> Program {
     let mut program = program.clone();
     program.entries.insert("main".into(), graph);
     program
-}
-
-/// The case with values that functions are smooth at: as they are, or positive ones where only those give finite results.
-fn smoothed(case: &Case, rng: &mut Rng) -> Case {
-    let tries = [false, true].map(|positive| {
-        let mut case = case.clone();
-        let tensors = case.args.iter_mut().chain(case.params.values_mut()).chain(case.states.values_mut());
-        tensors.enumerate().for_each(|(i, t)| *t = smooth(t, i + 1, positive, rng));
-        case
-    });
-    let finite = |case: &Case| {
-        let found = case.run(Mode::Exact).unwrap_or_else(|e| panic!("{}: {e}", case.name));
-        found.iter().filter_map(Tensor::as_floats).flatten().all(|v| v.is_finite())
-    };
-    let [plain, positive] = tries;
-    if !finite(&plain) && finite(&positive) { positive } else { plain }
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lith_ir::interp::Tensor;
+use lith_ir::interp::{Mode, Tensor};
 use lith_ir::testing::{Case, Rng};
 use lith_ir::{Builder, DType, Dim, Graph, Op, Reduction, Symbol, Type, Value, verify};
-use lith_passes::differentiate::gradients;
+use lith_passes::differentiate::{DifferentiateError, gradients};
 
 use super::{HIDDEN, bert};
 
@@ -64,27 +64,73 @@ pub fn classifier(layers: usize, padded: bool) -> Case {
     }
 }
 
-/// The case with the gradients of the sum of its floating-point results beside them: of all floating-point arguments and
-/// parameters.
-pub fn with_gradients(case: &Case) -> Case {
+/// The case with the gradients of the weighted sum of its results of single precision beside them: of all arguments and
+/// parameters of that type. The weights, random numbers, are arguments. `None` when there is no such result or nothing to
+/// differentiate by.
+pub fn with_gradients(case: &Case) -> Result<Option<Case>, DifferentiateError> {
     let mut case = case.clone();
+    let found = case.run(Mode::Exact).unwrap_or_else(|e| panic!("{}: {e}", case.name));
     let graph = case.program.entries.get_mut("main").unwrap();
-    let floats = |graph: &Graph, v: Value| graph.ty(v).dtype.is_float();
-    let results: Vec<Value> = graph.results().iter().map(|(_, v)| *v).filter(|v| floats(graph, *v)).collect();
+    let single = |graph: &Graph, v: Value| graph.ty(v).dtype == DType::F32;
+    let results: Vec<(usize, Value)> = graph.results().iter().map(|(_, v)| *v).enumerate().collect();
+    let results: Vec<(usize, Value)> = results.into_iter().filter(|(_, v)| single(graph, *v)).collect();
+    let inputs =
+        graph.petgraph().node_indices().filter(|&n| matches!(graph.node(n).op, Op::Arg { .. } | Op::Param { .. }));
+    let inputs: Vec<Value> = inputs.map(Value::from).filter(|v| single(graph, *v)).collect();
+    if results.is_empty() || inputs.is_empty() {
+        return Ok(None);
+    }
+    let mut rng = Rng::new(9);
     let mut b = Builder::new(graph, "loss");
     let mut loss = b.scalar(DType::F32, 0.0).unwrap();
-    for y in results {
-        let axes: Vec<usize> = (0..b.ty(y).rank()).collect();
+    for (i, y) in results {
+        let ty = b.ty(y);
+        let axes: Vec<usize> = (0..ty.rank()).collect();
+        let weight = b.arg(&format!("weight{i}"), ty).unwrap();
+        let count = found[i].shape().iter().product();
+        let weights = (0..count).map(|_| rng.between(-1.0, 1.0)).collect();
+        case.args.push(Tensor::floats(DType::F32, found[i].shape(), weights).unwrap());
+        let y = b.mul(y, weight).unwrap();
         let sum = b.reduce(Reduction::Sum, y, &axes, false).unwrap();
         loss = b.add(loss, sum).unwrap();
     }
-    let inputs =
-        graph.petgraph().node_indices().filter(|&n| matches!(graph.node(n).op, Op::Arg { .. } | Op::Param { .. }));
-    let inputs: Vec<Value> = inputs.map(Value::from).filter(|v| floats(graph, *v)).collect();
-    for (i, gradient) in gradients(graph, loss, &inputs).unwrap().into_iter().enumerate() {
+    for (i, gradient) in gradients(graph, loss, &inputs)?.into_iter().enumerate() {
         graph.add_result(&format!("gradient{i}"), gradient);
     }
     graph.prune();
     case.name = format!("gradients of {}", case.name);
-    case
+    Ok(Some(case))
+}
+
+/// [`with_gradients`] of a case that has some.
+pub fn gradients_of(case: &Case) -> Case {
+    with_gradients(case).unwrap().unwrap()
+}
+
+/// Values at which functions have no corner near and are not steep: off 0 and the multiples of 1/64, no two alike among
+/// neighbours or operands.
+fn smooth(tensor: &Tensor, operand: usize, positive: bool, rng: &mut Rng) -> Tensor {
+    let Some(values) = tensor.as_floats() else { return tensor.clone() };
+    let value = |(i, &v): (usize, &f64)| {
+        let v = if (0.125..8.0).contains(&v.abs()) { v } else { rng.between(0.25, 2.0) * rng.pick(&[1.0, -1.0]) };
+        let v = if positive { v.abs() + 0.1 } else { v };
+        (v * 64.0).floor() / 64.0 + 1.0 / 128.0 + (i % 61) as f64 / 16384.0 + operand as f64 / 65536.0
+    };
+    Tensor::floats(tensor.dtype(), tensor.shape(), values.iter().enumerate().map(value).collect()).unwrap()
+}
+
+/// The case with values that functions are smooth at: as they are, or positive ones where only those give finite results.
+pub fn smoothed(case: &Case, rng: &mut Rng) -> Case {
+    let tries = [false, true].map(|positive| {
+        let mut case = case.clone();
+        let tensors = case.args.iter_mut().chain(case.params.values_mut()).chain(case.states.values_mut());
+        tensors.enumerate().for_each(|(i, t)| *t = smooth(t, i + 1, positive, rng));
+        case
+    });
+    let finite = |case: &Case| {
+        let found = case.run(Mode::Exact).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        found.iter().filter_map(Tensor::as_floats).flatten().all(|v| v.is_finite())
+    };
+    let [plain, positive] = tries;
+    if !finite(&plain) && finite(&positive) { positive } else { plain }
 }

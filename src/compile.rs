@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::executable;
 use crate::model::{Model, ModelOptions, Opened};
 use crate::quantize::{self, Matrices, Quantization, StoragePlan, Widths};
+use crate::train::Learner;
 
 /// Name of the asset with the errors of quantized weights.
 pub const QUANTIZATION_REPORT: &str = "quantization.json";
@@ -193,18 +194,18 @@ impl Compilation {
         }
     }
 
-    /// Writes an executable: the runner with the artifact behind it.
+    /// Writes an executable: the runner with the artifact behind it, and between them what learns, if there is to be that.
     ///
     /// # Errors
-    /// As [`Compilation::write_artifact`], and when there is no runner.
-    pub fn write_executable(&self, path: &Path) -> Result<Vec<Timing>> {
+    /// As [`Compilation::write_artifact`], and when there is no runner, or the two artifacts are not of one model.
+    pub fn write_executable(&self, path: &Path, learner: Option<&Learner>) -> Result<Vec<Timing>> {
         let runner = executable::find_runner()?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let temporary = tempfile::Builder::new().prefix(".lith").tempdir_in(folder);
         let temporary = temporary.map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
         let artifact = temporary.path().join("artifact.lith");
         let timings = self.write_artifact(&artifact).map_err(|e| e.on_the_way_to(path))?;
-        executable::write_executable(&runner, &artifact, path)?;
+        executable::write_executable(&runner, learner.map(Learner::artifact), &artifact, path)?;
         Ok(timings)
     }
 

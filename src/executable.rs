@@ -1,10 +1,12 @@
-//! Executables: the runner with an artifact behind it in the same file. No linker is needed.
+//! Executables: the runner with an artifact behind it in the same file; where they learn, with two. No linker is needed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use lith_runtime::artifact::format::{Footer, PAGE};
+use lith_runtime::artifact::Artifact;
+use lith_runtime::artifact::format::{Footer, PAGE, Part};
+use lith_runtime::training::executable::not_learnt;
 
 use crate::error::{Error, Result};
 
@@ -32,11 +34,16 @@ pub fn find_runner() -> Result<PathBuf> {
     })
 }
 
-/// Writes an executable of the runner and the artifact, under a temporary name that is then renamed.
+/// Writes an executable of the runner, the artifact that learns if there is one, and the artifact that answers, under a
+/// temporary name that is then renamed.
 ///
 /// # Errors
-/// When one of the files cannot be read or the executable cannot be written; nothing is then left of it.
-pub fn write_executable(runner: &Path, artifact: &Path, output: &Path) -> Result<()> {
+/// When one of the files cannot be read or the executable cannot be written; nothing is then left of it. When the
+/// artifact that answers could not be given what the other learns.
+pub fn write_executable(runner: &Path, training: Option<&Path>, artifact: &Path, output: &Path) -> Result<()> {
+    if let Some(training) = training {
+        check_pair(artifact, training)?;
+    }
     let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |e: io::Error| Error::input(format!("{}: {e}", output.display()));
     let mut file = tempfile::Builder::new().prefix(".lith").tempfile_in(folder).map_err(failed)?;
@@ -44,13 +51,34 @@ pub fn write_executable(runner: &Path, artifact: &Path, output: &Path) -> Result
         let mut source = File::open(path).map_err(|e| Error::io(path, e))?;
         io::copy(&mut source, file).map_err(failed)
     };
-    let offset = append(file.as_file_mut(), runner)?.next_multiple_of(PAGE);
-    file.as_file_mut().seek(SeekFrom::Start(offset)).map_err(failed)?;
-    let size = append(file.as_file_mut(), artifact)?;
-    file.write_all(&Footer { offset, size }.encode()).map_err(failed)?;
+    let mut end = append(file.as_file_mut(), runner)?;
+    let mut footers = Vec::new();
+    let parts = [(Part::Training, training), (Part::Answers, Some(artifact))];
+    for (part, path) in parts.into_iter().filter_map(|(part, path)| Some((part, path?))) {
+        let offset = end.next_multiple_of(PAGE);
+        file.as_file_mut().seek(SeekFrom::Start(offset)).map_err(failed)?;
+        let size = append(file.as_file_mut(), path)?;
+        footers.extend(Footer { offset, size }.encode(part));
+        end = offset + size;
+    }
+    file.write_all(&footers).map_err(failed)?;
     make_executable(file.as_file()).map_err(failed)?;
     file.persist(output).map_err(|e| failed(e.error))?;
     Ok(())
+}
+
+/// Sees to it that what one artifact learns is all that the other is made of, and can be stored there.
+fn check_pair(answers: &Path, training: &Path) -> Result<()> {
+    let [answers, training] = [answers, training].map(|path| Artifact::open(path).map_err(Error::failure));
+    let (answers, training) = (answers?, training?);
+    if let Some(codes) = answers.manifest().params.iter().find(|entry| entry.scheme.is_some()) {
+        let problem = "is stored as codes, which training does not give: --train goes without quantized weights";
+        return Err(Error::input(format!("`{}` {problem}", codes.name)));
+    }
+    match not_learnt(&answers, &training).map_err(Error::failure)?.first() {
+        Some(name) => Err(Error::failure(format!("`{name}` answers, but is not learnt"))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(unix)]
@@ -88,5 +116,5 @@ fn is_marked(path: &Path) -> io::Result<bool> {
     file.seek(SeekFrom::End(-(FOOTER_BYTES as i64)))?;
     file.read_exact(&mut tail)?;
     // A damaged footer still says that the file was made by Lith: opening it then tells what is wrong.
-    Ok(!matches!(Footer::decode(&tail, size), Ok(None)))
+    Ok(!matches!(Footer::decode(Part::Answers, &tail, size), Ok(None)))
 }

@@ -6,28 +6,10 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use half::{bf16, f16};
-use lith_ir::DType;
-use lith_ir::quant::QuantMatrix;
 use lith_runtime::artifact::format::{ELF_OS_ABI, Header, PAGE, Section, crc32, encode_assets, section};
-use lith_runtime::kernels::{PackError, pack_floats, pack_quantized};
-use lith_runtime::manifest::ParamEntry;
+use lith_runtime::weights::{WeightData, stored};
 
 use crate::{CodegenError, Module};
-
-/// A parameter's values as the caller has them, in the shape the program says.
-#[derive(Clone, Debug)]
-pub enum WeightData<'a> {
-    /// Plain elements.
-    Elements {
-        /// Element type; any floating-point type where the program says one.
-        dtype: DType,
-        /// The elements, row-major, little-endian.
-        bytes: Cow<'a, [u8]>,
-    },
-    /// Codes, of the scheme the parameter is to be stored by.
-    Quantized(QuantMatrix),
-}
 
 /// Writes an artifact under a temporary name, then renames it. `weights` gives each parameter by name; derived ones
 /// are computed from what it gives. `assets` are
@@ -54,9 +36,15 @@ pub fn write_artifact<'w, E: From<CodegenError>>(
     }
     for entry in &module.manifest.params {
         out.pad_to(layout.weights + entry.offset)?;
-        let derived = module.derived.contains(&entry.name);
-        let data = if derived { module.derived.value(&entry.name, weights)? } else { weights(&entry.name)? };
-        out.write(&stored(entry, &data)?)?;
+        let data = match module.derived.sources(&entry.name) {
+            None => weights(&entry.name)?,
+            Some(sources) => {
+                let given = sources.into_iter().map(|source| Ok((source, weights(source)?)));
+                let given = given.collect::<Result<_, E>>()?;
+                module.derived.value(&entry.name, given).map_err(CodegenError::from)?
+            }
+        };
+        out.write(&stored(entry, &data).map_err(CodegenError::from)?)?;
     }
     out.pad_to(layout.size)?;
     out.out.flush().map_err(io)?;
@@ -210,62 +198,4 @@ fn elf_head(header: &Header) -> Vec<u8> {
         }
     }
     head
-}
-
-/// A parameter as it is stored.
-fn stored<'a>(entry: &ParamEntry, data: &'a WeightData<'_>) -> Result<Cow<'a, [u8]>, CodegenError> {
-    let wrong = |problem: String| CodegenError::Weight { name: entry.name.clone(), problem };
-    let packed = |pack: &dyn Fn(&mut [u8]) -> Result<(), PackError>| {
-        // The plan has found that it fits this machine.
-        let mut panels = vec![0; entry.bytes as usize];
-        pack(&mut panels).map_err(|e| wrong(e.to_string()))?;
-        Ok(Cow::Owned(panels))
-    };
-    let (dtype, bytes) = match (data, &entry.scheme) {
-        (WeightData::Elements { dtype, bytes }, None) => (*dtype, bytes),
-        (WeightData::Quantized(matrix), Some(scheme)) => {
-            if (matrix.scheme, &[matrix.rows, matrix.cols][..]) != (*scheme, &entry.shape) {
-                let (rows, cols, found) = (matrix.rows, matrix.cols, matrix.scheme);
-                return Err(wrong(format!("{rows} by {cols} codes of {found:?} for {:?} of {scheme:?}", entry.shape)));
-            }
-            return packed(&|panels| pack_quantized(matrix, panels));
-        }
-        (WeightData::Elements { .. }, Some(_)) => return Err(wrong("plain elements where codes are stored".into())),
-        (WeightData::Quantized(_), None) => return Err(wrong(format!("codes where {} is stored", entry.dtype))),
-    };
-    let elements = entry.shape.iter().product::<usize>();
-    if elements.checked_mul(dtype.size()) != Some(bytes.len()) {
-        return Err(wrong(format!("{} bytes of {dtype} for shape {:?}", bytes.len(), entry.shape)));
-    }
-    let rows = convert(dtype, bytes, entry.dtype).ok_or_else(|| wrong(format!("{dtype} for {}", entry.dtype)))?;
-    match entry.shape[..] {
-        _ if !entry.panels => Ok(rows),
-        [n, k] => packed(&|panels| pack_floats(&rows, entry.dtype, n, k, panels)),
-        _ => Err(wrong(format!("panels of shape {:?}", entry.shape))),
-    }
-}
-
-/// Values in another floating-point type, rounded once; `None` for other types.
-pub(crate) fn convert(from: DType, bytes: &[u8], to: DType) -> Option<Cow<'_, [u8]>> {
-    if from == to {
-        return Some(Cow::Borrowed(bytes));
-    }
-    fn each<const N: usize>(bytes: &[u8], to: DType, value: impl Fn([u8; N]) -> f64) -> Option<Vec<u8>> {
-        let values = bytes.as_chunks::<N>().0.iter().map(|b| value(*b));
-        Some(match to {
-            DType::F64 => values.flat_map(f64::to_le_bytes).collect(),
-            DType::F32 => values.flat_map(|v| (v as f32).to_le_bytes()).collect(),
-            DType::F16 => values.flat_map(|v| f16::from_f64(v).to_le_bytes()).collect(),
-            DType::Bf16 => values.flat_map(|v| bf16::from_f64(v).to_le_bytes()).collect(),
-            _ => return None,
-        })
-    }
-    let converted = match from {
-        DType::F64 => each(bytes, to, f64::from_le_bytes),
-        DType::F32 => each(bytes, to, |b| f32::from_le_bytes(b).into()),
-        DType::F16 => each(bytes, to, |b| f16::from_le_bytes(b).to_f64()),
-        DType::Bf16 => each(bytes, to, |b| bf16::from_le_bytes(b).to_f64()),
-        _ => None,
-    };
-    converted.map(Cow::Owned)
 }

@@ -8,10 +8,10 @@ use lith_ir::plan::{KernelKind, Layout, PAGE_TOKENS, Place, Plan};
 use lith_ir::quant::Storage;
 use lith_ir::{DType, Op, Program, Value};
 use lith_runtime::manifest::{CacheEntry, EntryPoint, Manifest, ResultEntry, StateEntry, SymbolEntry};
+use lith_runtime::weights::Derived;
 
 use crate::arguments::{arguments, sequences};
 use crate::constants::Weights;
-use crate::derived::Derived;
 use crate::entry::{Shared, compile_graph};
 use crate::link::{Linked, Text, compile_function, is_wide};
 use crate::loops::Tables;

@@ -7,6 +7,7 @@ use lith_ir::quant::Storage;
 use lith_ir::{DType, Literal, Program};
 use lith_runtime::kernels::packed_len;
 use lith_runtime::manifest::ParamEntry;
+use lith_runtime::weights::WeightError;
 
 use crate::CodegenError;
 
@@ -66,7 +67,7 @@ impl Weights {
         let mut weights = Weights::default();
         let mut end = 0u64;
         for (name, layouts) in &plan.layouts {
-            let wrong = |problem: String| CodegenError::Weight { name: name.clone(), problem };
+            let wrong = |problem: String| CodegenError::from(WeightError { name: name.clone(), problem });
             let ty = program.param_type(name).ok_or_else(|| wrong("is not one of the program".into()))?;
             let shape = ty.static_shape().ok_or_else(|| wrong(format!("{ty} has no fixed size")))?;
             for &layout in layouts {

@@ -28,13 +28,8 @@ pub enum CodegenError {
         problem: String,
     },
     /// A weight is not what the program says.
-    #[error("parameter `{name}`: {problem}")]
-    Weight {
-        /// The parameter.
-        name: String,
-        /// Expected and found.
-        problem: String,
-    },
+    #[error(transparent)]
+    Weight(#[from] lith_runtime::weights::WeightError),
     /// The artifact cannot be written.
     #[error("{}: {source}", path.display())]
     Io {

@@ -9,19 +9,19 @@ mod calls;
 mod compile;
 mod constants;
 mod cores;
-mod derived;
 mod dims;
 mod entry;
 mod error;
 mod hazards;
 mod link;
 mod loops;
-mod matrices;
 mod regions;
 mod target;
 mod wide;
 
-pub use artifact::{WeightData, write_artifact};
+pub use artifact::write_artifact;
 pub use compile::{Module, WeightStorage, compile};
 pub use error::CodegenError;
 pub use target::Target;
+
+pub use lith_runtime::weights::WeightData;

@@ -20,3 +20,4 @@ pub mod tensor;
 pub mod threads;
 pub mod tokenizer;
 pub mod training;
+pub mod weights;

@@ -5,6 +5,7 @@ use memmap2::MmapMut;
 use crate::artifact::{Artifact, ArtifactError};
 
 /// Memory for intermediate values and states, aligned to pages, zeros at first.
+#[derive(Debug)]
 pub(crate) struct Arena(pub MmapMut);
 
 /// From so many bytes on an arena asks for large pages: matrices go through more small ones than a core knows addresses of.

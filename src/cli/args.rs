@@ -165,15 +165,42 @@ pub struct Compile {
     /// Tell how long each stage took
     #[arg(long)]
     pub timings: bool,
-    /// Compile the steps of training (AdamW) instead of what answers, for the forms that are text and for artifacts
+    /// An executable that can be trained further, too; with other forms, the steps of training instead of what answers
     #[arg(long)]
     pub train: bool,
     /// With --train: adapters
     #[command(flatten)]
     pub adapters: LoraArgs,
+    /// What is settled of training
+    #[command(flatten)]
+    pub lesson: LessonArgs,
     /// Where the model comes from and how it is read
     #[command(flatten)]
     pub from: ModelArgs,
+}
+
+/// What is settled of training when a model is compiled.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Training")]
+pub struct LessonArgs {
+    /// Names of the classes, with commas between [default: the model's own]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "train", conflicts_with = "train_file")]
+    pub labels: Vec<String>,
+    /// Rows whose labels are the classes
+    #[arg(long, value_name = "FILE", requires = "train")]
+    pub train_file: Vec<String>,
+    /// The column of the labels [default: label or labels; of tags: ner_tags or tags]
+    #[arg(long, value_name = "NAME", requires = "train_file")]
+    pub label_column: Option<String>,
+    /// The optimizer, by Transformers' names [default: adamw_torch]
+    #[arg(long, value_name = "NAME", requires = "train")]
+    pub optim: Option<String>,
+    /// Its form: nesterov=true
+    #[arg(long, value_name = "KEY=VALUE", requires = "train")]
+    pub optim_args: Option<String>,
+    /// How much of a target is spread over all classes [default: 0]
+    #[arg(long, value_name = "SHARE", requires = "train")]
+    pub label_smoothing_factor: Option<String>,
 }
 
 /// Arguments of `run`, before the task is known.

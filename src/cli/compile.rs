@@ -13,6 +13,7 @@ use crate::cache::write_atomic;
 use crate::compile::{Compilation, CompileOptions, Timing, prepare};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::train::Learner;
 
 pub fn compile(args: &Compile) -> Result<()> {
     let options = args.from.compile_options()?;
@@ -27,17 +28,27 @@ pub fn compile(args: &Compile) -> Result<()> {
     let progress = Progress::new(args.quiet);
     progress.say("reading the model");
     let mut from = args.from.options()?;
-    if args.train {
-        if args.emit == Emit::Exe {
-            return Err(Error::input(
-                "--train: there is no executable that trains yet; --emit artifact, or lith train",
-            ));
+    let output = args.output.clone().unwrap_or_else(|| default_output(&args.model, args.emit));
+    let mut options = options;
+    let lora = args.adapters.options()?;
+    let learner = match (args.train, args.emit) {
+        (false, _) if lora.is_some() => {
+            return Err(Error::input("--lora: adapters are trained; --adapter merges what was trained (or add --train)"));
         }
-        crate::train::to_train(&mut from);
-        from.lora = args.adapters.options()?;
-    } else if args.adapters.lora {
-        return Err(Error::input("--lora: adapters are trained; --adapter merges what was trained (or add --train)"));
-    }
+        (false, _) => None,
+        (true, Emit::Exe) if lora.is_some() => {
+            return Err(Error::input("--lora: an executable that learns has no adapters; --emit artifact, or lith train"));
+        }
+        (true, Emit::Exe) => {
+            progress.say("compiling the steps of training");
+            Some(Learner::new(&args.model, &mut from, &options, &args.lesson.lesson()?, &output)?)
+        }
+        (true, _) => {
+            let (training, optimizer) = args.lesson.lesson()?.settle(&args.model, &mut from)?;
+            (from.training, from.lora, options.optimizer) = (Some(training), lora, optimizer);
+            None
+        }
+    };
     let model = Model::open(&args.model, &from)?;
     let warnings = model.warnings.clone();
     let mut timings = Timings(vec![("read".into(), start.elapsed())]);
@@ -45,7 +56,6 @@ pub fn compile(args: &Compile) -> Result<()> {
     let compilation = prepare(model, &options, stop_after)?;
     let stages = compilation.compiled.timings.iter();
     timings.0.extend(stages.map(|(stage, time)| (stage.name().to_string(), *time)));
-    let output = args.output.clone().unwrap_or_else(|| default_output(&args.model, args.emit));
     let printed = output.as_os_str() == "-";
     let is_text = !matches!(args.emit, Emit::Exe | Emit::Artifact);
     if printed && args.json {
@@ -56,7 +66,7 @@ pub fn compile(args: &Compile) -> Result<()> {
     }
     let last = Instant::now();
     match args.emit {
-        Emit::Exe => timings.0.extend(compilation.write_executable(&output)?),
+        Emit::Exe => timings.0.extend(compilation.write_executable(&output, learner.as_ref())?),
         Emit::Artifact => timings.0.extend(compilation.write_artifact(&output)?),
         emit => {
             let text = text_form(&compilation, emit)?;

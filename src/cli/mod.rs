@@ -15,9 +15,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command, ModelArgs};
+use args::{Cli, Command, LessonArgs, ModelArgs};
 use lith_frontend::CacheType;
 use lith_passes::saturate::Numeric;
+use lith_runtime::training::arguments::TrainingArguments;
+use lith_runtime::training::fine_tune::DataArguments;
 
 use crate::bench::calibrate::read_profile;
 use crate::cache::Blocks;
@@ -25,6 +27,7 @@ use crate::compile::CompileOptions;
 use crate::error::{Error, Result};
 use crate::model::ModelOptions;
 use crate::quantize::Quantization;
+use crate::train::Lesson;
 
 /// Runs the command line of this process. Exit codes: 0 fine, 1 failed, 2 wrong usage or bad input.
 pub fn main() -> ExitCode {
@@ -87,6 +90,28 @@ fn finish(done: Result<()>) -> ExitCode {
             eprintln!("error: {e}");
             ExitCode::from(e.blame() as u8)
         }
+    }
+}
+
+impl LessonArgs {
+    /// The library's form.
+    ///
+    /// # Errors
+    /// When a value is of the wrong kind.
+    pub fn lesson(&self) -> Result<Lesson> {
+        let mut args = TrainingArguments::default();
+        let named = [
+            ("optim", &self.optim),
+            ("optim_args", &self.optim_args),
+            ("label_smoothing_factor", &self.label_smoothing_factor),
+        ];
+        for (name, text) in named.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
+            args.set_text(name, text).map_err(Error::input)?;
+        }
+        let (args, _) = args.checked().map_err(Error::input)?;
+        let train_files = self.train_file.clone();
+        let data = DataArguments { train_files, label_column: self.label_column.clone(), ..DataArguments::default() };
+        Ok(Lesson { labels: self.labels.clone(), data, args })
     }
 }
 

@@ -4,14 +4,9 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches};
-use indicatif::{ProgressBar, ProgressStyle};
+use lith_runtime::command::learn::{outcome_text, watchers};
 use lith_runtime::command::train::{read, with_arguments};
 use lith_runtime::training::arguments::TrainingArguments;
-use lith_runtime::training::callbacks::{
-    Callback, CallbackError, Event, JsonlLog, Progress as Steps, ProgressCallback, TrainerControl,
-};
-use lith_runtime::training::state::{Logs, TrainerState};
-use lith_runtime::training::trainer::format_metrics;
 
 use super::args::{ModelArgs, Run};
 use super::lora::LoraArgs;
@@ -47,7 +42,7 @@ pub fn train(args: &Run) -> ExitCode {
 fn run(matches: &clap::ArgMatches) -> Result<()> {
     let from = ModelArgs::from_arg_matches(matches).map_err(Error::input)?;
     let model = matches.get_one::<String>("model").cloned().unwrap_or_default();
-    let command = read(matches).map_err(Error::input)?;
+    let command = read(matches, TrainingArguments::default()).map_err(Error::input)?;
     for note in &command.notes {
         eprintln!("note: {note}");
     }
@@ -59,66 +54,8 @@ fn run(matches: &clap::ArgMatches) -> Result<()> {
     }
     let job = Job { model, from: options, compile: from.compile_options()?, command };
     let spinner = Progress::new(json);
-    let log = std::path::Path::new(&job.command.args.output_dir).join("log.jsonl");
-    let mut callbacks: Vec<Box<dyn Callback>> = vec![Box::new(JsonlLog::new(log))];
-    if json {
-        callbacks.push(Box::new(Lines));
-    } else {
-        callbacks.push(Box::new(bar()));
-    }
+    let callbacks = watchers(std::path::Path::new(&job.command.args.output_dir), json);
     let outcome = fine_tune(job, &|what| spinner.say(what), &|what| eprintln!("warning: {what}"), callbacks)?;
     drop(spinner);
-    let show = |split: &str, logs: &Logs| match json {
-        true => print(&format!("{}\n", serde_json::json!({ split: logs }))),
-        false => print(&format_metrics(split, logs)),
-    };
-    show("train", &outcome.train.metrics)?;
-    match &outcome.eval {
-        Some(logs) => show("eval", logs),
-        None => Ok(()),
-    }
-}
-
-/// What is logged as lines of JSON on standard output.
-struct Lines;
-
-impl Callback for Lines {
-    fn name(&self) -> &'static str {
-        "Lines"
-    }
-
-    fn on(
-        &mut self,
-        event: &Event<'_>,
-        _: &TrainingArguments,
-        state: &TrainerState,
-        _: &mut TrainerControl,
-    ) -> std::result::Result<(), CallbackError> {
-        match (event, state.log_history.last()) {
-            (Event::Log(_), Some(line)) => {
-                let line = serde_json::to_string(line).map_err(|e| CallbackError::Other(e.into()))?;
-                print(&(line + "\n")).map_err(|e| CallbackError::Other(e.into()))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A bar on a terminal with the loss, the rate and the time left; nothing in a pipe.
-fn bar() -> impl Callback {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed} elapsed, {eta} left") {
-        bar.set_style(style);
-    }
-    ProgressCallback::new(move |steps: &Steps| {
-        bar.set_length(steps.max_steps);
-        bar.set_position(steps.step);
-        let figure = |name: &str, value: Option<f64>| value.map_or(String::new(), |v| format!("{name} {v:.4e} "));
-        let evaluation = steps.evaluation.map_or(String::new(), |(done, of)| format!("evaluation {done}/{of} "));
-        let loss = steps.loss.map_or(String::new(), |v| format!("loss {v:.4} "));
-        bar.set_message(format!("epoch {:.2} {loss}{}{evaluation}", steps.epoch, figure("rate", steps.learning_rate)));
-        if steps.step >= steps.max_steps {
-            bar.finish_and_clear();
-        }
-    })
+    print(&outcome_text(&outcome, json))
 }

@@ -1,13 +1,19 @@
 //! Training: which parameters of a model change and how, its program with the steps of training, and fine-tuning from
 //! files.
 
+mod executable;
+mod files;
 mod fine_tune;
+mod head;
 
 use lith_ir::Program;
 use lith_passes::train::{Optimizer, Training};
+use lith_runtime::training::arguments::TrainingArguments;
 
+use crate::error::{Error, Result};
 use crate::model::ModelOptions;
 
+pub use executable::{Learner, Lesson};
 pub use fine_tune::{Job, fine_tune};
 
 /// Lets a model be read to be trained, as a classifier of texts where no task is asked for.
@@ -39,6 +45,19 @@ fn decays(name: &str) -> bool {
         segment.contains("layernorm") || segment.contains("rmsnorm") || segment.ends_with("_norm") || segment == "norm"
     };
     !(lower.contains("bias") || lower.split('.').any(is_norm) || words.any(|w| w == "norm"))
+}
+
+/// The optimizer that `optim` names.
+fn optimizer(args: &TrainingArguments) -> Result<Optimizer> {
+    let nesterov = args.optimizer_options().iter().any(|(name, value)| name == "nesterov" && value != "false");
+    match Optimizer::from_name(&args.optim) {
+        Some(Optimizer::Sgd { .. }) => Ok(Optimizer::Sgd { nesterov }),
+        Some(optimizer) => Ok(optimizer),
+        None => {
+            let known: Vec<&str> = Optimizer::NAMES.iter().map(|(name, _)| *name).collect();
+            Err(Error::input(format!("optim: {:?} is none of {}", args.optim, known.join(", "))))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -33,10 +33,27 @@ pub mod section {
 }
 
 const HEADER_MAGIC: [u8; 8] = *b"LITH\x7fart";
-const FOOTER_MAGIC: [u8; 8] = *b"LITH\x7fexe";
-
-/// Bytes of the [`Footer`] at the end of an executable.
+/// Bytes of a [`Footer`] at the end of an executable.
 pub const FOOTER_BYTES: usize = 28;
+
+/// The programs that an executable may hold. Footers stand at its end, that of [`Part::Answers`] last and that of
+/// [`Part::Training`], where there is one, before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What answers.
+    Answers,
+    /// What learns.
+    Training,
+}
+
+impl Part {
+    fn magic(self) -> [u8; 8] {
+        match self {
+            Part::Answers => *b"LITH\x7fexe",
+            Part::Training => *b"LITH\x7ftrn",
+        }
+    }
+}
 
 /// A section as the header lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,7 +190,7 @@ impl Header {
     }
 }
 
-/// The end of an executable: where in the file its artifact lies.
+/// At the end of an executable: where in the file an artifact lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footer {
     /// Offset of the artifact in the file, page-aligned.
@@ -184,9 +201,9 @@ pub struct Footer {
 
 impl Footer {
     /// The footer's bytes: magic, offset, size, CRC-32 of these two.
-    pub fn encode(&self) -> [u8; FOOTER_BYTES] {
+    pub fn encode(&self, part: Part) -> [u8; FOOTER_BYTES] {
         let mut bytes = [0; FOOTER_BYTES];
-        bytes[..8].copy_from_slice(&FOOTER_MAGIC);
+        bytes[..8].copy_from_slice(&part.magic());
         bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.size.to_le_bytes());
         let crc = crc32(&bytes[8..24]);
@@ -194,15 +211,16 @@ impl Footer {
         bytes
     }
 
-    /// The footer of a file whose last bytes are these; `None` when there is none.
+    /// The footer of a part in a file of which these are the last bytes, or the last before other footers; `None` when
+    /// there is none.
     ///
     /// # Errors
     /// When there is one and it is damaged or points outside the file.
-    pub fn decode(tail: &[u8], file_size: u64) -> Result<Option<Footer>, FormatError> {
+    pub fn decode(part: Part, tail: &[u8], file_size: u64) -> Result<Option<Footer>, FormatError> {
         let Some(bytes) = tail.len().checked_sub(FOOTER_BYTES).and_then(|at| array::<FOOTER_BYTES>(tail, at)) else {
             return Ok(None);
         };
-        if bytes[..8] != FOOTER_MAGIC {
+        if bytes[..8] != part.magic() {
             return Ok(None);
         }
         let word = |at| u64::from_le_bytes(array(&bytes, at).unwrap_or_default());
@@ -290,12 +308,15 @@ mod tests {
     #[test]
     fn footer_round_trip() {
         let footer = Footer { offset: 8192, size: 100 };
-        assert_eq!(Footer::decode(&footer.encode(), 9000), Ok(Some(footer)));
-        assert_eq!(Footer::decode(&[0; 64], 64), Ok(None));
-        assert!(Footer::decode(&footer.encode(), 8200).is_err());
-        let mut bad = footer.encode();
-        bad[9] ^= 1;
-        assert!(matches!(Footer::decode(&bad, 9000), Err(FormatError::Checksum { .. })));
+        for (part, other) in [(Part::Answers, Part::Training), (Part::Training, Part::Answers)] {
+            assert_eq!(Footer::decode(part, &footer.encode(part), 9000), Ok(Some(footer)));
+            assert_eq!(Footer::decode(part, &footer.encode(other), 9000), Ok(None));
+            assert_eq!(Footer::decode(part, &[0; 64], 64), Ok(None));
+            assert!(Footer::decode(part, &footer.encode(part), 8200).is_err());
+            let mut bad = footer.encode(part);
+            bad[9] ^= 1;
+            assert!(matches!(Footer::decode(part, &bad, 9000), Err(FormatError::Checksum { .. })));
+        }
     }
 
     #[test]

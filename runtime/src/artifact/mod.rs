@@ -4,11 +4,12 @@ pub mod format;
 mod map;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::manifest::Manifest;
-use format::{FOOTER_BYTES, Footer, FormatError, Header, check_crc32, section};
+use crate::states::Arena;
+use format::{FOOTER_BYTES, Footer, FormatError, Header, Part, check_crc32, section};
 use map::{CodeMap, FileMap};
 
 /// Why an artifact cannot be used.
@@ -59,6 +60,10 @@ pub struct Artifact {
     header: Header,
     manifest: Manifest,
     assets: Vec<(String, std::ops::Range<usize>)>,
+    /// Where in the file it begins.
+    offset: u64,
+    /// Weights instead of the file's.
+    replaced: Option<Arena>,
 }
 
 impl Artifact {
@@ -68,16 +73,33 @@ impl Artifact {
     /// When the file cannot be read, is no artifact, is truncated, has a section that does not match its checksum, was
     /// written by another version, or needs another processor.
     pub fn open(path: &Path) -> Result<Artifact, ArtifactError> {
+        let (file, size, [_, answers]) = footers(path)?;
+        Artifact::at(path, &file, answers.unwrap_or(Footer { offset: 0, size }))
+    }
+
+    /// Opens the artifact that learns in an executable that carries one.
+    ///
+    /// # Errors
+    /// As [`Artifact::open`].
+    pub fn open_training(path: &Path) -> Result<Option<Artifact>, ArtifactError> {
+        let (file, _, [training, _]) = footers(path)?;
+        training.map(|at| Artifact::at(path, &file, at)).transpose()
+    }
+
+    /// Whether a file is an executable that carries an artifact that learns.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or what says so is damaged.
+    pub fn learns(path: &Path) -> Result<bool, ArtifactError> {
+        let (_, _, [training, _]) = footers(path)?;
+        Ok(training.is_some())
+    }
+
+    /// Opens what a footer tells the place of.
+    fn at(path: &Path, file: &File, at: Footer) -> Result<Artifact, ArtifactError> {
         let io = |source| ArtifactError::Io { path: path.into(), source };
         let bad = |source| ArtifactError::Format { path: path.into(), source };
-        let mut file = File::open(path).map_err(io)?;
-        let size = file.metadata().map_err(io)?.len();
-        let tail = size.min(FOOTER_BYTES as u64);
-        let mut footer = vec![0; tail as usize];
-        file.seek(SeekFrom::Start(size - tail)).map_err(io)?;
-        file.read_exact(&mut footer).map_err(io)?;
-        let at = Footer::decode(&footer, size).map_err(bad)?.unwrap_or(Footer { offset: 0, size });
-        let map = FileMap::new(&file, at.offset, at.size).map_err(io)?;
+        let map = FileMap::new(file, at.offset, at.size).map_err(io)?;
         let header = Header::decode(elf_section(map.bytes(), section::HEADER).map_err(bad)?).map_err(bad)?;
         check_cpu(path, &header)?;
         for s in &header.sections {
@@ -90,7 +112,7 @@ impl Artifact {
         let get = |name: &str| section_of(path, &map, &header, name);
         let text = header.section(section::TEXT).ok_or_else(|| no_section(path, section::TEXT))?;
         let code = get(section::TEXT)?;
-        let code = CodeMap::new(&file, at.offset + text.offset, code).map_err(io)?;
+        let code = CodeMap::new(file, at.offset + text.offset, code).map_err(io)?;
         get(section::CONSTS)?;
         let manifest: Manifest = serde_json::from_slice(get(section::MANIFEST)?)
             .map_err(|e| bad(FormatError::Malformed { what: "the manifest", problem: e.to_string() }))?;
@@ -106,7 +128,7 @@ impl Artifact {
             .collect();
         let weights = header.section(section::WEIGHTS).map_or(0, |s| s.size);
         manifest.check(text.size, weights).map_err(bad)?;
-        Ok(Artifact { path: path.into(), map, code, header, manifest, assets })
+        Ok(Artifact { path: path.into(), map, code, header, manifest, assets, offset: at.offset, replaced: None })
     }
 
     /// The file.
@@ -161,7 +183,18 @@ impl Artifact {
 
     /// The weight section; empty when there is none.
     pub fn weights(&self) -> &[u8] {
-        section_bytes(&self.map, &self.header, section::WEIGHTS).unwrap_or_default()
+        let own = section_bytes(&self.map, &self.header, section::WEIGHTS).unwrap_or_default();
+        self.replaced.as_ref().and_then(|new| new.0.get(..own.len())).unwrap_or(own)
+    }
+
+    /// Where in the file the weight section begins.
+    pub(crate) fn weights_offset(&self) -> u64 {
+        self.offset + self.header.section(section::WEIGHTS).map_or(0, |s| s.offset)
+    }
+
+    /// Takes other weights in the place of the file's; those of another size are not taken.
+    pub(crate) fn replace_weights(&mut self, weights: Arena) {
+        self.replaced = Some(weights);
     }
 
     /// Gives back the memory of the file's pages: of weights that were copied, for instance.
@@ -173,6 +206,24 @@ impl Artifact {
     pub(crate) fn consts(&self) -> &[u8] {
         section_bytes(&self.map, &self.header, section::CONSTS).unwrap_or_default()
     }
+}
+
+/// A file, its size and the footers of [`Part::Training`] and [`Part::Answers`].
+fn footers(path: &Path) -> Result<(File, u64, [Option<Footer>; 2]), ArtifactError> {
+    let read = || -> io::Result<(File, u64, Vec<u8>)> {
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let mut tail = vec![0; size.min(2 * FOOTER_BYTES as u64) as usize];
+        file.seek(SeekFrom::Start(size - tail.len() as u64))?;
+        file.read_exact(&mut tail)?;
+        Ok((file, size, tail))
+    };
+    let (file, size, tail) = read().map_err(|source| ArtifactError::Io { path: path.into(), source })?;
+    let bad = |source| ArtifactError::Format { path: path.into(), source };
+    let answers = Footer::decode(Part::Answers, &tail, size).map_err(bad)?;
+    let before = tail.get(..tail.len().saturating_sub(FOOTER_BYTES)).filter(|_| answers.is_some());
+    let training = Footer::decode(Part::Training, before.unwrap_or_default(), size).map_err(bad)?;
+    Ok((file, size, [training, answers]))
 }
 
 fn no_section(path: &Path, name: &str) -> ArtifactError {

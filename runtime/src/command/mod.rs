@@ -6,6 +6,7 @@ mod chat;
 mod generate;
 mod inputs;
 mod interrupt;
+pub mod learn;
 pub mod train;
 
 use std::borrow::Cow;
@@ -23,6 +24,8 @@ use crate::artifact::Artifact;
 use crate::model::{CacheSize, OpenError, OpenOptions, model_info, pipeline};
 use crate::pipelines::{Args, Batches, Gather, Input, Pipeline, PipelineError, Task};
 use crate::threads::MAX_THREADS;
+use crate::training::executable::{ExecutableError, take_saved};
+use crate::training::fine_tune::FineTuneError;
 use generate::Show;
 use inputs::Inputs;
 use interrupt::Interrupt;
@@ -40,6 +43,12 @@ pub enum RunCommandError {
     /// An argument or input cannot be used, or the model failed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// Training failed, or its rows or arguments are wrong.
+    #[error(transparent)]
+    Training(#[from] FineTuneError),
+    /// The executable cannot take or give weights, or an argument contradicts what it was compiled with.
+    #[error(transparent)]
+    Executable(#[from] ExecutableError),
     /// The inputs cannot be had.
     #[error("{0}")]
     Input(String),
@@ -60,8 +69,11 @@ impl RunCommandError {
         match self {
             RunCommandError::Open(_) | RunCommandError::Input(_) => 2,
             RunCommandError::Pipeline(e) if e.is_usage() => 2,
+            RunCommandError::Training(e) if e.is_usage() => 2,
+            RunCommandError::Executable(e) if e.is_usage() => 2,
             RunCommandError::Interrupted => interrupt::EXIT_CODE,
-            RunCommandError::Pipeline(_) | RunCommandError::Output(_) | RunCommandError::Partial(_) => 1,
+            RunCommandError::Pipeline(_) | RunCommandError::Training(_) | RunCommandError::Executable(_) => 1,
+            RunCommandError::Output(_) | RunCommandError::Partial(_) => 1,
         }
     }
 }
@@ -204,8 +216,7 @@ fn task_args(task: Task, matches: &ArgMatches) -> Result<Args, PipelineError> {
 /// When the artifact, an argument or an input cannot be used, or the answers cannot be written. What was answered
 /// before stays printed.
 pub fn run(artifact: Artifact, task: Option<Task>, matches: &ArgMatches) -> Result<(), RunCommandError> {
-    crate::kernels::select(crate::env::isa().as_deref())
-        .map_err(|e| RunCommandError::Input(format!("{}: {e}", crate::env::ISA)))?;
+    select_kernels()?;
     if matches.get_flag("pin") || crate::env::pin() {
         crate::threads::pin();
     }
@@ -347,6 +358,12 @@ fn write(pipeline: &Pipeline, args: &Args, inputs: Inputs, matches: &ArgMatches)
     })
 }
 
+/// Takes the instruction set that the environment names.
+fn select_kernels() -> Result<(), RunCommandError> {
+    let selected = crate::kernels::select(crate::env::isa().as_deref());
+    selected.map(drop).map_err(|e| RunCommandError::Input(format!("{}: {e}", crate::env::ISA)))
+}
+
 /// The main function of a compiled executable: the artifact is behind the program in its own file.
 pub fn executable_main() -> ExitCode {
     finish(run_executable())
@@ -355,11 +372,25 @@ pub fn executable_main() -> ExitCode {
 fn run_executable() -> Result<(), RunCommandError> {
     let path = std::env::current_exe();
     let path = path.map_err(|e| RunCommandError::Input(format!("the executable's own path: {e}")))?;
-    let artifact = Artifact::open(&path).map_err(OpenError::from)?;
+    let mut artifact = Artifact::open(&path).map_err(OpenError::from)?;
     let task = model_info(&artifact).map_err(OpenError::from)?.task;
+    let learns = Artifact::learns(&path).map_err(OpenError::from)?;
     let name = path.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
     let command = Command::new(name).about(format!("A compiled model for {task}")).version(env!("CARGO_PKG_VERSION"));
-    let matches = with_arguments(command, Some(task)).get_matches();
+    let mut command = with_arguments(command, Some(task));
+    if learns {
+        command = learn::with_arguments(command);
+    }
+    let matches = command.get_matches();
+    if let Some(("train", matches)) = matches.subcommand() {
+        drop(artifact);
+        return learn::learn(&path, matches);
+    }
+    if let (true, Some(folder)) = (learns, matches.try_get_one::<PathBuf>("weights").ok().flatten())
+        && let Some(training) = Artifact::open_training(&path).map_err(OpenError::from)?
+    {
+        take_saved(&mut artifact, &training, folder)?;
+    }
     run(artifact, Some(task), &matches)
 }
 

@@ -82,11 +82,11 @@ pub fn with_arguments(mut command: Command) -> Command {
     command.next_help_heading(None::<&str>)
 }
 
-/// What a command line says.
+/// What a command line says; arguments of training that it does not name are those of `args`.
 ///
 /// # Errors
 /// When a value is of the wrong kind, or the file of arguments cannot be read.
-pub fn read(matches: &ArgMatches) -> Result<TrainCommand, ArgumentError> {
+pub fn read(matches: &ArgMatches, mut args: TrainingArguments) -> Result<TrainCommand, ArgumentError> {
     let one = |name: &str| matches.get_one::<String>(name).cloned();
     let many = |name: &str| matches.get_many::<String>(name).into_iter().flatten().cloned().collect::<Vec<_>>();
     let number = |name: &str| matches.get_one::<usize>(name).copied();
@@ -107,7 +107,7 @@ pub fn read(matches: &ArgMatches) -> Result<TrainCommand, ArgumentError> {
         max_eval_samples: number("max_eval_samples"),
         cache: path("data_cache"),
     };
-    let (mut args, mut notes) = (TrainingArguments::default(), Vec::new());
+    let mut notes = Vec::new();
     if let Some(file) = one("config") {
         let wrong = |e: std::io::Error| ArgumentError::File { file: file.clone(), problem: e.to_string() };
         let text = std::fs::read_to_string(&file).map_err(wrong)?;

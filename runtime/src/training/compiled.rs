@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use bytemuck::bytes_of;
 use lith_ir::DType;
 
+use super::arguments::TrainingArguments;
 use super::collate::Batch;
 use super::program::{Evaluation, Role, StepError, StepScalars, TensorSpec, TrainProgram, Update};
-use crate::manifest::{ArgEntry, ArgSize, StateEntry};
+use crate::manifest::{ArgEntry, ArgSize, Manifest, StateEntry};
 use crate::program::{CallError, Program};
 use crate::tensor::{Tensor, View};
 
@@ -34,6 +35,25 @@ impl Default for Hyperparameters {
     }
 }
 
+impl Hyperparameters {
+    /// Those that arguments tell the optimizer they name. (TA-10 to TA-12)
+    pub fn of(args: &TrainingArguments) -> Hyperparameters {
+        let option = |name: &str| {
+            let found = args.optimizer_options().into_iter().find(|(n, _)| n == name);
+            found.and_then(|(_, value)| value.parse::<f64>().ok())
+        };
+        let TrainingArguments { adam_beta1, adam_beta2, adam_epsilon, .. } = *args;
+        let (beta1, beta2, epsilon) = match args.optim.as_str() {
+            "sgd" => (option("momentum").unwrap_or(0.0), 0.0, adam_epsilon),
+            "rmsprop" => (0.0, option("alpha").unwrap_or(0.99), adam_epsilon),
+            "adagrad" => (adam_beta1, adam_beta2, option("eps").unwrap_or(1e-10)),
+            _ => (adam_beta1, adam_beta2, adam_epsilon),
+        };
+        let TrainingArguments { weight_decay, max_grad_norm, .. } = *args;
+        Hyperparameters { weight_decay, beta1, beta2, epsilon, max_grad_norm }
+    }
+}
+
 /// What changes from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Moment {
@@ -56,6 +76,20 @@ pub struct CompiledTraining {
     states: BTreeMap<String, String>,
 }
 
+/// What a program keeps from update to update. Sums of gradients are nothing that outlives one.
+fn tensors_of(manifest: &Manifest) -> Vec<TensorSpec> {
+    let spec = |state: &StateEntry| {
+        let role = if state.initial.is_some() { Role::Trainable } else { Role::Optimizer };
+        TensorSpec { name: state.name.clone(), dtype: state.dtype, shape: state.shape.clone(), role }
+    };
+    manifest.states.iter().filter(|state| !state.name.ends_with("/gradient")).map(spec).collect()
+}
+
+/// The weights of a program that learns, by their names in it.
+pub(super) fn weights_of(manifest: &Manifest) -> Vec<TensorSpec> {
+    tensors_of(manifest).into_iter().filter(|spec| spec.role == Role::Trainable).collect()
+}
+
 impl CompiledTraining {
     /// A program with the entry points of training.
     ///
@@ -68,15 +102,7 @@ impl CompiledTraining {
                 return Err(CallError::NoEntry { name: wanted.into(), known });
             }
         }
-        let manifest = program.manifest();
-        let spec = |state: &StateEntry| {
-            let learns = state.initial.is_some();
-            let role = if learns { Role::Trainable } else { Role::Optimizer };
-            TensorSpec { name: state.name.clone(), dtype: state.dtype, shape: state.shape.clone(), role }
-        };
-        // Sums of gradients are nothing that outlives an update.
-        let kept = manifest.states.iter().filter(|state| !state.name.ends_with("/gradient"));
-        let tensors = kept.map(spec).collect();
+        let tensors = tensors_of(program.manifest());
         Ok(CompiledTraining { program, hyperparameters, tensors, states: BTreeMap::new() })
     }
 

@@ -156,6 +156,38 @@ impl Data {
     }
 }
 
+/// The tasks that there is training for.
+pub const TASKS: [&str; 4] = ["text-classification", "token-classification", "fill-mask", "text-generation"];
+
+/// Refuses a task that there is no training for.
+///
+/// # Errors
+/// [`FineTuneError::Task`].
+pub fn check_task(task: Task) -> Result<(), FineTuneError> {
+    match TASKS.contains(&task.name()) {
+        true => Ok(()),
+        false => Err(no_training(task)),
+    }
+}
+
+/// What a model whose head is settled is to learn of a target; nothing where its task has no classes. (TL-07)
+///
+/// # Errors
+/// When two of the model's labels have one name.
+pub fn target_of(info: &ModelInfo) -> Result<Option<Target>, DataError> {
+    let labels = || Labels::new(info.id2label.values().cloned().collect());
+    Ok(match info.task.name() {
+        "text-classification" => Some(match info.problem_type.as_deref() {
+            Some("multi_label_classification") => Target::Multi(labels()?),
+            Some("regression") => Target::Regression(info.id2label.len()),
+            None if info.id2label.len() == 1 => Target::Regression(1),
+            _ => Target::Single(labels()?),
+        }),
+        "token-classification" => Some(Target::Single(labels()?)),
+        _ => None,
+    })
+}
+
 fn rows_of(files: &[String]) -> Result<Dataset, DataError> {
     let rows = DataFiles::new(files, ReadOptions::default())?.read()?;
     if rows.is_empty() {
@@ -314,7 +346,7 @@ fn preprocessor(
 }
 
 fn no_training(task: Task) -> FineTuneError {
-    FineTuneError::Task { task, known: "text-classification, token-classification, fill-mask, text-generation".into() }
+    FineTuneError::Task { task, known: TASKS.join(", ") }
 }
 
 /// What makes batches of examples.

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod collate;
 pub mod compiled;
 pub mod data;
+pub mod executable;
 pub mod fine_tune;
 pub mod metrics;
 pub mod program;

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::error::CheckpointError;
+use super::save::ModelFiles;
 use super::weights::WeightFile;
 use super::{OPTIMIZER, TRAINER_STATE};
+use crate::tensor::Tensor;
 use crate::training::program::{Role, TensorSpec, TrainProgram};
 use crate::training::state::TrainerState;
 
@@ -95,6 +97,32 @@ pub(in crate::training) fn load_weights(
     let mut weights = Tensors::open(path, stem, specs)?;
     weights.check(path, None)?;
     weights.write(program)
+}
+
+/// The weights of a saved model, for who reads them without a program.
+pub struct SavedWeights(Tensors);
+
+impl SavedWeights {
+    /// Opens a folder that is to hold weights of these names, types and shapes, and no others.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Unusable`] when it does not.
+    pub fn open(folder: &Path, specs: Vec<TensorSpec>) -> Result<SavedWeights, CheckpointError> {
+        if !folder.is_dir() {
+            return Err(CheckpointError::unusable(folder, "there is no such folder"));
+        }
+        let mut weights = Tensors::open(folder, &ModelFiles::default().stem, specs)?;
+        weights.check(folder, None)?;
+        Ok(SavedWeights(weights))
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Unusable`] when it cannot be read.
+    pub fn read(&mut self, spec: &TensorSpec) -> Result<Tensor, CheckpointError> {
+        self.0.file(Path::new(""), spec)?.read(spec)
+    }
 }
 
 /// Tensors that a program expects, and the files that should hold them.

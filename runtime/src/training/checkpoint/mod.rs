@@ -14,6 +14,7 @@ mod weights;
 
 pub use error::CheckpointError;
 pub use folder::CheckpointFolder;
+pub use load::SavedWeights;
 pub use sizes::parse_size;
 
 #[cfg(test)]

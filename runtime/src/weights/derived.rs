@@ -9,13 +9,11 @@ use lith_ir::interp::{Interpreter, Mode, Tensor};
 use lith_ir::quant::{QuantMatrix, Storage};
 use lith_ir::{DType, Graph, Op, Program, Type, Value};
 
-use crate::CodegenError;
-use crate::artifact::{WeightData, convert};
-use crate::matrices;
+use super::{WeightData, WeightError, convert, matrices};
 
 /// The derived parameters of a program.
 #[derive(Clone, Debug)]
-pub(crate) struct Derived {
+pub struct Derived {
     program: Program,
 }
 
@@ -34,9 +32,9 @@ impl Derived {
         }
     }
 
-    /// Whether a parameter is derived.
-    pub fn contains(&self, name: &str) -> bool {
-        self.program.derived.contains_key(name)
+    /// The parameters that a derived one follows from; `None` for one that is not derived.
+    pub fn sources(&self, name: &str) -> Option<BTreeSet<&str>> {
+        self.program.derived.get(name).map(sources)
     }
 
     /// How a parameter is stored, derived or not: as `storage` tells of those that it follows from. Where these are
@@ -50,20 +48,15 @@ impl Derived {
         }
     }
 
-    /// The value of a derived parameter, from those that `weights` gives.
+    /// The value of a derived parameter, from those of all its [`Derived::sources`].
     ///
     /// # Errors
-    /// When one is not to be had, or not what the program says.
-    pub fn value<'w, E: From<CodegenError>>(
-        &self,
-        name: &str,
-        weights: &mut dyn FnMut(&str) -> Result<WeightData<'w>, E>,
-    ) -> Result<WeightData<'w>, E> {
-        let wrong = |problem: String| CodegenError::Weight { name: name.into(), problem };
+    /// When one is missing, or not what the program says.
+    pub fn value<'w>(&self, name: &str, given: BTreeMap<&str, WeightData<'w>>) -> Result<WeightData<'w>, WeightError> {
+        let wrong = |problem: String| WeightError { name: name.into(), problem };
         let graph = self.program.derived.get(name).ok_or_else(|| wrong("is not derived".into()))?;
-        let mut given: BTreeMap<&str, WeightData<'w>> = BTreeMap::new();
-        for source in sources(graph) {
-            given.insert(source, weights(source)?);
+        if let Some(missing) = sources(graph).into_iter().find(|source| !given.contains_key(source)) {
+            return Err(wrong(format!("`{missing}`, which it follows from, is not there")));
         }
         if let Some(parts) = rows(graph)
             && let Some(data) = joined(&parts.iter().filter_map(|p| given.get(p)).collect::<Vec<_>>())
@@ -72,10 +65,10 @@ impl Derived {
         }
         let mut elements: BTreeMap<&str, (&Type, Cow<'w, [u8]>)> = BTreeMap::new();
         for (source, data) in given {
-            let wrong = |problem: String| CodegenError::Weight { name: source.into(), problem };
+            let wrong = |problem: String| WeightError { name: source.into(), problem };
             let ty = self.program.params.get(source).ok_or_else(|| wrong("is not one of the program".into()))?;
             let WeightData::Elements { dtype, bytes } = data else {
-                return Err(wrong(format!("codes, which `{name}` cannot be computed from")).into());
+                return Err(wrong(format!("codes, which `{name}` cannot be computed from")));
             };
             let converted =
                 convert(dtype, &bytes, ty.dtype).ok_or_else(|| wrong(format!("{dtype} for {}", ty.dtype)))?;
@@ -94,7 +87,7 @@ impl Derived {
             values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
             return Ok(WeightData::Elements { dtype: DType::F32, bytes: bytes.into() });
         }
-        Ok(self.interpreted(name, graph, &elements)?)
+        self.interpreted(name, graph, &elements)
     }
 
     /// The value of a derived parameter by the reference interpreter.
@@ -103,8 +96,8 @@ impl Derived {
         name: &str,
         graph: &Graph,
         elements: &BTreeMap<&str, (&Type, Cow<'_, [u8]>)>,
-    ) -> Result<WeightData<'static>, CodegenError> {
-        let wrong = |name: &str, problem: String| CodegenError::Weight { name: name.into(), problem };
+    ) -> Result<WeightData<'static>, WeightError> {
+        let wrong = |name: &str, problem: String| WeightError { name: name.into(), problem };
         let mut tensors = BTreeMap::new();
         for (&source, (ty, bytes)) in elements {
             let shape = ty.static_shape().ok_or_else(|| wrong(source, format!("{ty} has no fixed size")))?;

@@ -1,0 +1,152 @@
+//! Training from a command line: what is shown of it, and the `train` command of executables that learn. What `lith train`
+//! and those have in common; it must not reach the compiler.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Arg, ArgMatches, Command};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{RunCommandError, select_kernels, train};
+use crate::artifact::Artifact;
+use crate::model::{OpenError, model_info};
+use crate::program::Program;
+use crate::tokenizer::AutoTokenizer;
+use crate::training::arguments::TrainingArguments;
+use crate::training::callbacks::{
+    Callback, CallbackError, Event, JsonlLog, Progress as Steps, ProgressCallback, TrainerControl,
+};
+use crate::training::card::ModelCard;
+use crate::training::compiled::{CompiledTraining, Hyperparameters};
+use crate::training::executable::{ExecutableError, Recipe, save_executable};
+use crate::training::fine_tune::{Data, FineTuneError, FineTuning, Outcome, name_of, target_of};
+use crate::training::program::StepError;
+use crate::training::state::{Logs, TrainerState};
+use crate::training::trainer::format_metrics;
+
+/// Adds what an executable that learns takes beside what every one does: the command `train`, and other weights.
+pub(super) fn with_arguments(command: Command) -> Command {
+    let train = train::with_arguments(Command::new("train").about("Train the model further on files of rows")).arg(
+        Arg::new("save_executable")
+            .long("save-executable")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Write a copy of this executable that has learnt"),
+    );
+    let weights = Arg::new("weights")
+        .long("weights")
+        .value_name("FOLDER")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("Answer with the weights that training saved there");
+    command.arg(weights).subcommand(train).args_conflicts_with_subcommands(true)
+}
+
+/// The `train` command of the executable `own`.
+///
+/// # Errors
+/// When rows or arguments are wrong, arguments contradict what was compiled, or training or saving fails.
+pub(super) fn learn(own: &Path, matches: &ArgMatches) -> Result<(), RunCommandError> {
+    select_kernels()?;
+    let absent = || RunCommandError::Input(format!("{}: there is nothing in it that learns", own.display()));
+    let artifact = Artifact::open_training(own).map_err(OpenError::from)?.ok_or_else(absent)?;
+    let recipe = Recipe::of(&artifact).map_err(OpenError::from)?;
+    let command = train::read(matches, recipe.arguments()).map_err(|e| RunCommandError::Input(e.to_string()))?;
+    for note in &command.notes {
+        eprintln!("note: {note}");
+    }
+    let train::TrainCommand { data: data_args, args, report, threads, json, .. } = command;
+    recipe.check(&args)?;
+    let info = model_info(&artifact).map_err(OpenError::from)?;
+    let data = Data::read(&data_args, args.seed).map_err(FineTuneError::from)?;
+    let target = target_of(&info).map_err(FineTuneError::from)?;
+    let tokenizer = Arc::new(AutoTokenizer::from_assets(&artifact).map_err(OpenError::from)?);
+    let files = recipe.files(&artifact);
+    let program = Program::new(artifact, threads).map_err(OpenError::from)?;
+    let program = CompiledTraining::new(program, Hyperparameters::of(&args));
+    let mut learner = program.map_err(|e| ExecutableError::Program(StepError::Batch(e.to_string())))?;
+    let card = ModelCard {
+        name: name_of(Path::new(&args.output_dir)),
+        base_model: Some(recipe.base_model),
+        dataset: Some(data_args.train_files.join(", ")),
+        task: Some(info.task.name().into()),
+        ..ModelCard::default()
+    };
+    let callbacks = watchers(Path::new(&args.output_dir), json);
+    let (program, info) = (&mut learner, &info);
+    let tuning = FineTuning { program, info, tokenizer, data, data_args, args, target, files, card, report, callbacks };
+    let outcome = tuning.run()?;
+    if let Some(new) = matches.get_one::<PathBuf>("save_executable") {
+        save_executable(own, &learner, new)?;
+    }
+    Ok(print(&outcome_text(&outcome, json))?)
+}
+
+/// What follows a run: a log in its folder, and lines of JSON on standard output or a bar on the terminal.
+pub fn watchers(output_dir: &Path, json: bool) -> Vec<Box<dyn Callback>> {
+    let shown: Box<dyn Callback> = if json { Box::new(Lines) } else { Box::new(bar()) };
+    vec![Box::new(JsonlLog::new(output_dir.join("log.jsonl"))), shown]
+}
+
+/// What fine-tuning came to, as tables or lines of JSON.
+pub fn outcome_text(outcome: &Outcome, json: bool) -> String {
+    let show = |split: &str, logs: &Logs| match json {
+        true => format!("{}\n", serde_json::json!({ split: logs })),
+        false => format_metrics(split, logs),
+    };
+    let eval = outcome.eval.as_ref().map(|logs| show("eval", logs)).unwrap_or_default();
+    show("train", &outcome.train.metrics) + &eval
+}
+
+/// Writes to standard output; a reader that has seen enough is no failure.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// What is logged as lines of JSON on standard output.
+struct Lines;
+
+impl Callback for Lines {
+    fn name(&self) -> &'static str {
+        "Lines"
+    }
+
+    fn on(
+        &mut self,
+        event: &Event<'_>,
+        _: &TrainingArguments,
+        state: &TrainerState,
+        _: &mut TrainerControl,
+    ) -> Result<(), CallbackError> {
+        match (event, state.log_history.last()) {
+            (Event::Log(_), Some(line)) => {
+                let line = serde_json::to_string(line).map_err(|e| CallbackError::Other(e.into()))?;
+                print(&(line + "\n")).map_err(|e| CallbackError::Other(e.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A bar on a terminal with the loss, the rate and the time left; nothing in a pipe.
+fn bar() -> impl Callback {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed} elapsed, {eta} left") {
+        bar.set_style(style);
+    }
+    ProgressCallback::new(move |steps: &Steps| {
+        bar.set_length(steps.max_steps);
+        bar.set_position(steps.step);
+        let figure = |name: &str, value: Option<f64>| value.map_or(String::new(), |v| format!("{name} {v:.4e} "));
+        let evaluation = steps.evaluation.map_or(String::new(), |(done, of)| format!("evaluation {done}/{of} "));
+        let loss = steps.loss.map_or(String::new(), |v| format!("loss {v:.4} "));
+        bar.set_message(format!("epoch {:.2} {loss}{}{evaluation}", steps.epoch, figure("rate", steps.learning_rate)));
+        if steps.step >= steps.max_steps {
+            bar.finish_and_clear();
+        }
+    })
+}

@@ -199,7 +199,7 @@ impl Compilation {
     /// # Errors
     /// As [`Compilation::write_artifact`], and when there is no runner, or the two artifacts are not of one model.
     pub fn write_executable(&self, path: &Path, learner: Option<&Learner>) -> Result<Vec<Timing>> {
-        let runner = executable::find_runner()?;
+        let runner = executable::find_runner(learner.is_some())?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let temporary = tempfile::Builder::new().prefix(".lith").tempdir_in(folder);
         let temporary = temporary.map_err(|e| Error::input(format!("{}: {e}", path.display())))?;

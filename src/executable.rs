@@ -10,24 +10,26 @@ use lith_runtime::training::executable::not_learnt;
 
 use crate::error::{Error, Result};
 
-const RUNNER_NAME: &str = "lith-runner";
+/// What executables that answer are made of, and what those are that learn, too.
+const RUNNER_NAMES: [&str; 2] = ["lith-runner", "lith-trainer"];
 
-/// The runner: the one the environment names, else the one beside the running program, else one folder up (where
-/// Cargo puts binaries for its tests).
+/// The runner, or the one with a trainer for an executable that learns: the one the environment names, else the one beside
+/// the running program, else one folder up (where Cargo puts binaries for its tests).
 ///
 /// # Errors
 /// When there is none.
-pub fn find_runner() -> Result<PathBuf> {
+pub fn find_runner(learns: bool) -> Result<PathBuf> {
+    let runner_name = RUNNER_NAMES[usize::from(learns)];
     if let Some(path) = crate::env::runner() {
         return Ok(path);
     }
     let exe = std::env::current_exe().map_err(Error::failure)?;
-    let name = format!("{RUNNER_NAME}{}", std::env::consts::EXE_SUFFIX);
+    let name = format!("{runner_name}{}", std::env::consts::EXE_SUFFIX);
     let folders = exe.ancestors().skip(1).take(2);
     let found = folders.map(|folder| folder.join(&name)).find(|path| path.is_file());
     found.ok_or_else(|| {
         Error::failure(format!(
-            "no `{RUNNER_NAME}` beside {}: install both (cargo install), or name it with {}",
+            "no `{runner_name}` beside {}: install all (cargo install), or name it with {}",
             exe.display(),
             crate::env::RUNNER
         ))

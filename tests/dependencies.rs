@@ -76,11 +76,12 @@ fn the_runtime_reaches_no_compiler() {
     assert!(reached.contains("lith-ir") && reached.contains("tokenizers"), "the walk saw {reached:?}");
 }
 
-/// The runner that executables are made of is the runtime alone.
+/// The runners that executables are made of are the runtime alone.
 #[test]
-fn the_runner_uses_the_runtime_alone() {
-    let source = include_str!("../src/bin/lith-runner.rs");
-    for name in ["lith::", "lith_ir", "lith_frontend", "lith_models", "lith_passes", "lith_codegen"] {
-        assert!(!source.contains(name), "the runner names {name}");
+fn the_runners_use_the_runtime_alone() {
+    for source in [include_str!("../src/bin/lith-runner.rs"), include_str!("../src/bin/lith-trainer.rs")] {
+        for name in ["lith::", "lith_ir", "lith_frontend", "lith_models", "lith_passes", "lith_codegen"] {
+            assert!(!source.contains(name), "a runner names {name}");
+        }
     }
 }

@@ -8,8 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use support::bad::{Case, expect_refusal};
+use support::read_json;
 use support::training::*;
-use support::{flat, read_json};
 
 /// Compiles the model of a case to the executable `exe`.
 fn compile(case: &Case, more: &[&str]) {
@@ -34,7 +34,8 @@ fn told(case: &Case, exe: &str, args: &[&str]) -> String {
 
 /// The command line that trains on `train.jsonl` to the folder `out`.
 fn learning<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&["train", "--train-file", "train.jsonl", "--output-dir", "out"], &QUICK[..4], &["--threads", "1"], more].concat()
+    let base = ["train", "--train-file", "train.jsonl", "--output-dir", "out"];
+    [&base[..], &["--logging-steps", "1", "--threads", "1"], more].concat()
 }
 
 /// The numbers of an answer, and all else of it.
@@ -78,7 +79,7 @@ fn it_learns_and_answers() {
     compile(&case, &["--train-file", "train.jsonl"]);
     let text = ["--json", "--top-k", "2", "it is the capital"];
     let before = told(&case, "exe", &text);
-    let shown = told(&case, "exe", &learning(&["--save-executable", "learnt"]));
+    let shown = told(&case, "exe", &learning(&["--learning-rate", "5e-3", "--save-executable", "learnt"]));
     assert!(shown.contains("train_loss"), "{shown}");
     let first = losses(&case);
 
@@ -96,7 +97,7 @@ fn it_learns_and_answers() {
     assert_eq!(told(&case, "exe", &text), before, "the executable itself changed");
     expect_close(&learnt, &by_lith(&case, &[&["out"], &text[..]].concat()));
 
-    told(&case, "learnt", &learning(&[]));
+    told(&case, "learnt", &learning(&["--learning-rate", "5e-3"]));
     let second = losses(&case);
     assert!(second[0] < first[0], "{first:?}, then {second:?}");
 }

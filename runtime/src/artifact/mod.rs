@@ -86,15 +86,6 @@ impl Artifact {
         training.map(|at| Artifact::at(path, &file, at)).transpose()
     }
 
-    /// Whether a file is an executable that carries an artifact that learns.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or what says so is damaged.
-    pub fn learns(path: &Path) -> Result<bool, ArtifactError> {
-        let (_, _, [training, _]) = footers(path)?;
-        Ok(training.is_some())
-    }
-
     /// Opens what a footer tells the place of.
     fn at(path: &Path, file: &File, at: Footer) -> Result<Artifact, ArtifactError> {
         let io = |source| ArtifactError::Io { path: path.into(), source };

@@ -1,14 +1,15 @@
-//! Training from a command line: what is shown of it, and the `train` command of executables that learn. What `lith train`
-//! and those have in common; it must not reach the compiler.
+//! Training from a command line: what is shown of it, which `lith train` shares, and executables that learn. It must not
+//! reach the compiler, and executables that only answer must not reach it: rows and trainer are a third of it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{RunCommandError, select_kernels, train};
+use super::{Own, RunCommandError, finish, run, select_kernels, train};
 use crate::artifact::Artifact;
 use crate::model::{OpenError, model_info};
 use crate::program::Program;
@@ -19,14 +20,20 @@ use crate::training::callbacks::{
 };
 use crate::training::card::ModelCard;
 use crate::training::compiled::{CompiledTraining, Hyperparameters};
-use crate::training::executable::{ExecutableError, Recipe, save_executable};
+use crate::training::executable::{ExecutableError, Recipe, save_executable, take_saved};
 use crate::training::fine_tune::{Data, FineTuneError, FineTuning, Outcome, name_of, target_of};
 use crate::training::program::StepError;
 use crate::training::state::{Logs, TrainerState};
 use crate::training::trainer::format_metrics;
 
-/// Adds what an executable that learns takes beside what every one does: the command `train`, and other weights.
-pub(super) fn with_arguments(command: Command) -> Command {
+/// The main function of a compiled executable that learns: it takes what every one does, the command `train`, and other
+/// weights.
+pub fn executable_main() -> ExitCode {
+    finish(answer_or_learn())
+}
+
+fn answer_or_learn() -> Result<(), RunCommandError> {
+    let Own { path, mut artifact, task, command } = Own::open()?;
     let train = train::with_arguments(Command::new("train").about("Train the model further on files of rows")).arg(
         Arg::new("save_executable")
             .long("save-executable")
@@ -39,17 +46,28 @@ pub(super) fn with_arguments(command: Command) -> Command {
         .value_name("FOLDER")
         .value_parser(clap::value_parser!(PathBuf))
         .help("Answer with the weights that training saved there");
-    command.arg(weights).subcommand(train).args_conflicts_with_subcommands(true)
+    let command = super::with_arguments(command, Some(task)).arg(weights).subcommand(train);
+    let matches = command.args_conflicts_with_subcommands(true).get_matches();
+    if let Some((_, matches)) = matches.subcommand() {
+        drop(artifact);
+        return learn(&path, matches);
+    }
+    if let Some(folder) = matches.get_one::<PathBuf>("weights") {
+        take_saved(&mut artifact, &learner(&path)?, folder)?;
+    }
+    run(artifact, Some(task), &matches)
+}
+
+/// The artifact that learns in the executable `own`.
+fn learner(own: &Path) -> Result<Artifact, RunCommandError> {
+    let absent = || RunCommandError::Input(format!("{}: there is nothing in it that learns", own.display()));
+    Artifact::open_training(own).map_err(OpenError::from)?.ok_or_else(absent)
 }
 
 /// The `train` command of the executable `own`.
-///
-/// # Errors
-/// When rows or arguments are wrong, arguments contradict what was compiled, or training or saving fails.
-pub(super) fn learn(own: &Path, matches: &ArgMatches) -> Result<(), RunCommandError> {
+fn learn(own: &Path, matches: &ArgMatches) -> Result<(), RunCommandError> {
     select_kernels()?;
-    let absent = || RunCommandError::Input(format!("{}: there is nothing in it that learns", own.display()));
-    let artifact = Artifact::open_training(own).map_err(OpenError::from)?.ok_or_else(absent)?;
+    let artifact = learner(own)?;
     let recipe = Recipe::of(&artifact).map_err(OpenError::from)?;
     let command = train::read(matches, recipe.arguments()).map_err(|e| RunCommandError::Input(e.to_string()))?;
     for note in &command.notes {

@@ -24,7 +24,7 @@ use crate::artifact::Artifact;
 use crate::model::{CacheSize, OpenError, OpenOptions, model_info, pipeline};
 use crate::pipelines::{Args, Batches, Gather, Input, Pipeline, PipelineError, Task};
 use crate::threads::MAX_THREADS;
-use crate::training::executable::{ExecutableError, take_saved};
+use crate::training::executable::ExecutableError;
 use crate::training::fine_tune::FineTuneError;
 use generate::Show;
 use inputs::Inputs;
@@ -366,32 +366,33 @@ fn select_kernels() -> Result<(), RunCommandError> {
 
 /// The main function of a compiled executable: the artifact is behind the program in its own file.
 pub fn executable_main() -> ExitCode {
-    finish(run_executable())
+    let run = || {
+        let Own { artifact, task, command, .. } = Own::open()?;
+        run(artifact, Some(task), &with_arguments(command, Some(task)).get_matches())
+    };
+    finish(run())
 }
 
-fn run_executable() -> Result<(), RunCommandError> {
-    let path = std::env::current_exe();
-    let path = path.map_err(|e| RunCommandError::Input(format!("the executable's own path: {e}")))?;
-    let mut artifact = Artifact::open(&path).map_err(OpenError::from)?;
-    let task = model_info(&artifact).map_err(OpenError::from)?.task;
-    let learns = Artifact::learns(&path).map_err(OpenError::from)?;
-    let name = path.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
-    let command = Command::new(name).about(format!("A compiled model for {task}")).version(env!("CARGO_PKG_VERSION"));
-    let mut command = with_arguments(command, Some(task));
-    if learns {
-        command = learn::with_arguments(command);
+/// A compiled executable as it finds itself.
+struct Own {
+    path: PathBuf,
+    artifact: Artifact,
+    task: Task,
+    /// Its command line, without arguments.
+    command: Command,
+}
+
+impl Own {
+    fn open() -> Result<Own, RunCommandError> {
+        let path = std::env::current_exe();
+        let path = path.map_err(|e| RunCommandError::Input(format!("the executable's own path: {e}")))?;
+        let artifact = Artifact::open(&path).map_err(OpenError::from)?;
+        let task = model_info(&artifact).map_err(OpenError::from)?.task;
+        let name = path.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
+        let about = format!("A compiled model for {task}");
+        let command = Command::new(name).about(about).version(env!("CARGO_PKG_VERSION"));
+        Ok(Own { path, artifact, task, command })
     }
-    let matches = command.get_matches();
-    if let Some(("train", matches)) = matches.subcommand() {
-        drop(artifact);
-        return learn::learn(&path, matches);
-    }
-    if let (true, Some(folder)) = (learns, matches.try_get_one::<PathBuf>("weights").ok().flatten())
-        && let Some(training) = Artifact::open_training(&path).map_err(OpenError::from)?
-    {
-        take_saved(&mut artifact, &training, folder)?;
-    }
-    run(artifact, Some(task), &matches)
 }
 
 /// Tells what went wrong, if anything, and the exit code. A reader that has seen enough is no failure.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 /// Folder for compiled artifacts and bundled models; default `$XDG_CACHE_HOME/lith` or `~/.cache/lith`.
 pub const CACHE: &str = "LITH_CACHE";
-/// Path of the runner that executables are made of; default `lith-runner` beside the running program.
+/// Path of the runner that executables are made of; default `lith-runner` beside the running program,
+/// or `lith-trainer` for one that learns.
 pub const RUNNER: &str = "LITH_RUNNER";
 
 /// The cache folder; `None` when no variable names a place for it.

@@ -1,5 +1,5 @@
 //! Training from a command line: what is shown of it, which `lith train` shares, and executables that learn. It must not
-//! reach the compiler, and executables that only answer must not reach it: rows and trainer are a third of it.
+//! reach the compiler, and executables that only answer must not reach it: rows and trainer are a quarter of it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -33,11 +33,15 @@ pub fn compile(args: &Compile) -> Result<()> {
     let lora = args.adapters.options()?;
     let learner = match (args.train, args.emit) {
         (false, _) if lora.is_some() => {
-            return Err(Error::input("--lora: adapters are trained; --adapter merges what was trained (or add --train)"));
+            return Err(Error::input(
+                "--lora: adapters are trained; --adapter merges what was trained (or add --train)",
+            ));
         }
         (false, _) => None,
         (true, Emit::Exe) if lora.is_some() => {
-            return Err(Error::input("--lora: an executable that learns has no adapters; --emit artifact, or lith train"));
+            return Err(Error::input(
+                "--lora: an executable that learns has no adapters; --emit artifact, or lith train",
+            ));
         }
         (true, Emit::Exe) => {
             progress.say("compiling the steps of training");

@@ -70,20 +70,6 @@ pub fn train(case: &Case, more: &[&str]) -> Output {
     output
 }
 
-/// Gives a model of few tokens the tokenizer of another fixture, without the tokens that it has not.
-pub fn lend_tokenizer(case: &Case) {
-    let vocab_size = read_json(&case.file("config.json"))["vocab_size"].as_u64().unwrap();
-    let from = super::fixtures().join("bert-sequence-classification");
-    let mut tokenizer = read_json(&from.join("tokenizer.json"));
-    let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
-    vocab.retain(|_, id| id.as_u64().unwrap() < vocab_size);
-    fs::write(case.file("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let mut config = read_json(&from.join("tokenizer_config.json"));
-    config["eos_token"] = json!("[SEP]");
-    config["model_input_names"] = json!(["input_ids"]);
-    fs::write(case.file("tokenizer_config.json"), config.to_string()).unwrap();
-}
-
 /// What the trainer logged of each update, without what only the clock knows.
 pub fn updates(case: &Case) -> Vec<Map<String, Value>> {
     let state = read_json(&case.root().join("out/trainer_state.json"));

@@ -46,6 +46,8 @@ pub struct CompileOptions {
     pub memo: Memo,
     /// How a model that is traced for it is trained.
     pub optimizer: Optimizer,
+    /// How many bytes activations kept for the backward pass may take; see [`lith_passes::Options::activation_memory`].
+    pub activation_memory: Option<u64>,
 }
 
 impl CompileOptions {
@@ -72,6 +74,7 @@ impl CompileOptions {
             saturate: true,
             memo: Memo::default(),
             optimizer: Optimizer::AdamW,
+            activation_memory: None,
         })
     }
 }
@@ -129,6 +132,7 @@ pub fn prepare(model: Model, options: &CompileOptions, stop_after: Option<Stage>
     let pass_options = lith_passes::Options {
         stop_after,
         training,
+        activation_memory: options.activation_memory,
         packed_tables: matrices.tables.iter().filter(is_quantized).cloned().collect(),
         // All or none: a block of mixed widths stays one function.
         rounding: options.quantization.rounding,
@@ -249,7 +253,7 @@ pub fn cached(
     let cache = Cache::open()?;
     let mut settings = vec![
         model.info.task.name().to_string(),
-        format!("{:?} {:?} {:?}", from.training, from.lora, options.optimizer),
+        format!("{:?} {:?} {:?} {:?}", from.training, from.lora, options.optimizer, options.activation_memory),
         format!("{:?} {:?} {:?} {:?}", options.storage, options.quantization, options.numeric, from.cache),
         format!("{:?} saturate={}", options.device, options.saturate),
         format!("{} {}", options.target.name(), options.target.features().join(",")),

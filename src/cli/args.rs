@@ -174,6 +174,9 @@ pub struct Compile {
     /// What is settled of training
     #[command(flatten)]
     pub lesson: LessonArgs,
+    /// With --train: compute activations again in the backward pass in place of keeping them
+    #[arg(long, alias = "gradient-checkpointing", requires = "train")]
+    pub activation_checkpointing: bool,
     /// Where the model comes from and how it is read
     #[command(flatten)]
     pub from: ModelArgs,
@@ -323,6 +326,9 @@ pub struct Bench {
     /// Measure steps of training instead: forward, backward and optimizer
     #[arg(long, conflicts_with_all = ["against", "calibrate"])]
     pub train: bool,
+    /// With --train: compute activations again in the backward pass in place of keeping them
+    #[arg(long, alias = "gradient-checkpointing", requires = "train")]
+    pub activation_checkpointing: bool,
     /// Time each kernel as well
     #[arg(long)]
     pub profile: bool,

@@ -16,7 +16,8 @@ use crate::model::Model;
 use crate::train::Learner;
 
 pub fn compile(args: &Compile) -> Result<()> {
-    let options = args.from.compile_options()?;
+    let mut options = args.from.compile_options()?;
+    options.activation_memory = args.activation_checkpointing.then_some(0);
     let stop_after = args.stop_after.as_deref().map(stage).transpose()?;
     if stop_after.is_some() && args.emit != Emit::Ir {
         return Err(Error::input("--stop-after stops before there is code: it goes with --emit ir"));

@@ -93,7 +93,9 @@ fn bench_training(args: &Bench, model: &str, mut shapes: Vec<(String, Vec<usize>
     let model = crate::model::Model::open(model, &from)?;
     let (vocabulary, labels) = (model.info.vocab_size, model.info.id2label.len());
     let progress = Progress::new(args.json);
-    let (path, _) = crate::compile::cached(model, &from, &args.from.compile_options()?, &|s| progress.say(s))?;
+    let mut options = args.from.compile_options()?;
+    options.activation_memory = args.activation_checkpointing.then_some(0);
+    let (path, _) = crate::compile::cached(model, &from, &options, &|s| progress.say(s))?;
     drop(progress);
     for (shape, lengths) in shapes {
         let program = Program::open(&path, args.threads).map_err(Error::failure)?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches};
+use lith_runtime::command::StopOnSignal;
 use lith_runtime::command::learn::{outcome_text, watchers};
 use lith_runtime::command::train::{read, with_arguments};
 use lith_runtime::training::arguments::TrainingArguments;
@@ -36,10 +37,14 @@ pub fn train(args: &Run) -> ExitCode {
             return if fine { ExitCode::SUCCESS } else { ExitCode::from(2) };
         }
     };
-    finish(run(&matches))
+    let signals = StopOnSignal::default();
+    let done = run(&matches, &signals);
+    let ended_by = signals.exit_code().filter(|_| done.is_err());
+    let code = finish(done);
+    ended_by.map_or(code, ExitCode::from)
 }
 
-fn run(matches: &clap::ArgMatches) -> Result<()> {
+fn run(matches: &clap::ArgMatches, signals: &StopOnSignal) -> Result<()> {
     let from = ModelArgs::from_arg_matches(matches).map_err(Error::input)?;
     let model = matches.get_one::<String>("model").cloned().unwrap_or_default();
     let command = read(matches, TrainingArguments::default()).map_err(Error::input)?;
@@ -52,9 +57,10 @@ fn run(matches: &clap::ArgMatches) -> Result<()> {
     if options.lora.is_some() && options.adapter.is_some() {
         return Err(Error::input("--lora with --adapter: adapters are trained beside the base model's own weights"));
     }
-    let job = Job { model, from: options, compile: from.compile_options()?, command };
+    let job = Job { model, from: options, compile: from.compile_options()?, command, stop: signals.flag() };
     let spinner = Progress::new(json);
-    let callbacks = watchers(std::path::Path::new(&job.command.args.output_dir), json);
+    let mut callbacks = watchers(std::path::Path::new(&job.command.args.output_dir), json);
+    callbacks.push(Box::new(signals.clone()));
     let outcome = fine_tune(job, &|what| spinner.say(what), &|what| eprintln!("warning: {what}"), callbacks)?;
     drop(spinner);
     print(&outcome_text(&outcome, json))

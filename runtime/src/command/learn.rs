@@ -90,10 +90,17 @@ fn learn(own: &Path, matches: &ArgMatches) -> Result<(), RunCommandError> {
         task: Some(info.task.name().into()),
         ..ModelCard::default()
     };
-    let callbacks = watchers(Path::new(&args.output_dir), json);
+    let signals = StopOnSignal::default();
+    let mut callbacks = watchers(Path::new(&args.output_dir), json);
+    callbacks.push(Box::new(signals.clone()));
+    let stop = signals.flag();
     let (program, info) = (&mut learner, &info);
-    let tuning = FineTuning { program, info, tokenizer, data, data_args, args, target, files, card, report, callbacks };
-    let outcome = tuning.run()?;
+    let tuning =
+        FineTuning { program, info, tokenizer, data, data_args, args, target, files, card, report, callbacks, stop };
+    let outcome = tuning.run().map_err(|e| match signals.exit_code() {
+        Some(_) => RunCommandError::Interrupted,
+        None => e.into(),
+    })?;
     if let Some(new) = matches.get_one::<PathBuf>("save_executable") {
         save_executable(own, &learner, new)?;
     }

@@ -9,6 +9,8 @@ mod interrupt;
 pub mod learn;
 pub mod train;
 
+pub use interrupt::StopOnSignal;
+
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::mem::ManuallyDrop;

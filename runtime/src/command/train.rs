@@ -45,7 +45,8 @@ pub fn with_arguments(mut command: Command) -> Command {
         text("text_column", "NAME", "Column of the text [default: text or sentence; of tags: tokens]"),
         text("pair_column", "NAME", "Column of the second text of pairs"),
         text("label_column", "NAME", "Column of the target [default: label or labels; of tags: ner_tags or tags]"),
-        number("max_seq_length", "Most tokens of an example"),
+        number("max_seq_length", "Most tokens of an example, or of a window of a context [default: 384, windows]"),
+        number("doc_stride", "Question answering: tokens that a window repeats [default: 128]"),
         Arg::new("truncate")
             .long("truncate")
             .action(ArgAction::SetTrue)
@@ -100,6 +101,7 @@ pub fn read(matches: &ArgMatches, mut args: TrainingArguments) -> Result<TrainCo
         pair_column: one("pair_column"),
         label_column: one("label_column"),
         max_seq_length: number("max_seq_length"),
+        doc_stride: number("doc_stride"),
         truncate: matches.get_flag("truncate"),
         block_size: number("block_size"),
         mlm_probability: share("mlm_probability"),

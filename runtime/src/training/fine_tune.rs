@@ -2,11 +2,14 @@
 //! out is a folder as Transformers writes it. What `lith train` and a training executable share. Knows tasks by what their
 //! rows look like; must not know how a program computes.
 
+mod questions;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arguments::TrainingArguments;
-use super::callbacks::Callback;
+use super::callbacks::{Callback, StopWhen};
 use super::card::ModelCard;
 use super::checkpoint::ModelFiles;
 use super::collate::{
@@ -15,7 +18,8 @@ use super::collate::{
 };
 use super::data::{
     ChatTuning, DataError, DataFiles, Dataset, Encoder, Examples, Labels, LanguageModeling, Overlong, Preprocessor,
-    ReadOptions, Rows, Size, Target, TextClassification, TokenClassification, TrainTestSplit, prepare,
+    QuestionAnswering, ReadOptions, Rows, Size, Target, TextClassification, TokenClassification, TrainTestSplit,
+    prepare,
 };
 use super::metrics::{self, MetricError, Metrics};
 use super::program::TrainProgram;
@@ -23,6 +27,7 @@ use super::state::Logs;
 use super::trainer::{Predictions, Resume, TrainData, TrainOutput, Trainer, TrainerError, TrainerParts};
 use crate::pipelines::{ModelInfo, Task};
 use crate::tokenizer::AutoTokenizer;
+use questions::Questions;
 
 /// Why fine-tuning ended.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +49,19 @@ pub enum FineTuneError {
         /// Those that there is training for.
         known: String,
     },
+    /// Training was ended from outside.
+    #[error("stopped after update {step} of {max_steps}; {}", saved.as_ref().map_or(
+        "nothing is saved, since save_strategy is no".into(),
+        |path| format!("--resume-from-checkpoint goes on from {}", path.display())
+    ))]
+    Stopped {
+        /// The last update.
+        step: u64,
+        /// Updates that there would have been.
+        max_steps: u64,
+        /// Its checkpoint.
+        saved: Option<PathBuf>,
+    },
 }
 
 impl FineTuneError {
@@ -52,6 +70,7 @@ impl FineTuneError {
         match self {
             FineTuneError::Data(_) | FineTuneError::Collate(_) | FineTuneError::Task { .. } => true,
             FineTuneError::Trainer(error) => error.is_usage(),
+            FineTuneError::Stopped { .. } => false,
         }
     }
 }
@@ -71,8 +90,10 @@ pub struct DataArguments {
     pub pair_column: Option<String>,
     /// The column of the target; `label` or `labels`, whichever is there.
     pub label_column: Option<String>,
-    /// Most tokens of an example.
+    /// Most tokens of an example, of question answering of a window.
     pub max_seq_length: Option<usize>,
+    /// Question answering: tokens that a window repeats of the one before.
+    pub doc_stride: Option<usize>,
     /// Whether longer texts are cut; else they are an error.
     pub truncate: bool,
     /// Language models: texts are joined and cut to blocks of so many tokens.
@@ -157,7 +178,8 @@ impl Data {
 }
 
 /// The tasks that there is training for.
-pub const TASKS: [&str; 4] = ["text-classification", "token-classification", "fill-mask", "text-generation"];
+pub const TASKS: [&str; 5] =
+    ["text-classification", "token-classification", "question-answering", "fill-mask", "text-generation"];
 
 /// Refuses a task that there is no training for.
 ///
@@ -234,6 +256,8 @@ pub struct FineTuning<'a> {
     pub report: Option<PathBuf>,
     /// Told what happens.
     pub callbacks: Vec<Box<dyn Callback>>,
+    /// Raised from outside to end training after the update that is being done, with a checkpoint. (TL-19)
+    pub stop: Arc<AtomicBool>,
 }
 
 /// What fine-tuning came to.
@@ -251,8 +275,9 @@ impl FineTuning<'_> {
     /// # Errors
     /// [`FineTuneError`]; checkpoints saved until then stay.
     pub fn run(self) -> Result<Outcome, FineTuneError> {
-        let FineTuning { program, info, tokenizer, data, data_args, args, target, files, card, report, callbacks } =
-            self;
+        let FineTuning { program, info, tokenizer, data, data_args, args, target, files, card, report, .. } = self;
+        let (mut callbacks, stop) = (self.callbacks, self.stop);
+        callbacks.push(Box::new(StopWhen::new(stop.clone())));
         let task = info.task;
         let preprocessor = preprocessor(task, info, &tokenizer, &data, &data_args, target.as_ref())?;
         let collator = collator(task, &tokenizer, &data_args, args.seed)?;
@@ -263,6 +288,10 @@ impl FineTuning<'_> {
         };
         let train = examples(&data.train)?;
         let eval = data.validation.as_ref().map(examples).transpose()?;
+        let questions = match (&data.validation, task.name()) {
+            (Some(rows), "question-answering") => Some(Questions::new(rows, &windows(info, &tokenizer, &data_args))?),
+            _ => None,
+        };
         let resume = Resume::from_argument(args.resume_from_checkpoint.as_deref());
         let title = card.name.clone();
         let mut parts = TrainerParts::new(program, args, collator);
@@ -271,7 +300,11 @@ impl FineTuning<'_> {
         // Of language models the loss says it all; what they predict would be a vocabulary for each token.
         if !is_language_model(task) {
             parts.compute_metrics = Some(Box::new(move |predictions| {
-                let found = metrics_of(task, target.as_ref(), predictions).map_err(|e| e.to_string())?;
+                let found = match &questions {
+                    Some(questions) => questions.metrics(predictions),
+                    None => metrics_of(task, target.as_ref(), predictions),
+                };
+                let found = found.map_err(|e| e.to_string())?;
                 Ok(found.into_iter().map(|(name, value)| (name, serde_json::Value::from(value))).collect())
             }));
         }
@@ -279,6 +312,15 @@ impl FineTuning<'_> {
         parts.files = files;
         let mut trainer = Trainer::new(parts)?;
         let train = trainer.train(&resume)?;
+        if stop.load(Ordering::Relaxed) && train.global_step < trainer.state().max_steps {
+            let checkpoint = trainer.checkpoints().checkpoint(train.global_step);
+            let saved = checkpoint.is_dir().then_some(checkpoint);
+            return Err(FineTuneError::Stopped {
+                step: train.global_step,
+                max_steps: trainer.state().max_steps,
+                saved,
+            });
+        }
         trainer.save_model(None)?;
         trainer.save_metrics("train", &train.metrics, true)?;
         let eval = match eval {
@@ -341,8 +383,19 @@ fn preprocessor(
             special_tokens_mask: task.name() == "fill-mask",
             ..LanguageModeling::new(encoder)
         }),
+        "question-answering" => Arc::new(windows(info, tokenizer, args)),
         _ => return Err(no_training(task)),
     })
+}
+
+/// Question answering with the windows asked for.
+fn windows(info: &ModelInfo, tokenizer: &Arc<AutoTokenizer>, args: &DataArguments) -> QuestionAnswering {
+    let mut task = QuestionAnswering::new(tokenizer.clone(), info.max_positions);
+    if let Some(most) = args.max_seq_length.filter(|most| *most < task.max_seq_length) {
+        (task.max_seq_length, task.doc_stride) = (most, task.doc_stride.min(most / 2));
+    }
+    task.doc_stride = args.doc_stride.unwrap_or(task.doc_stride);
+    task
 }
 
 fn no_training(task: Task) -> FineTuneError {
@@ -358,7 +411,7 @@ fn collator(
 ) -> Result<Arc<dyn Collator>, FineTuneError> {
     let layout = Layout::PaddingFree;
     Ok(match task.name() {
-        "text-classification" => Arc::new(DataCollatorWithPadding { layout }),
+        "text-classification" | "question-answering" => Arc::new(DataCollatorWithPadding { layout }),
         "token-classification" => Arc::new(DataCollatorForTokenClassification { layout, ..Default::default() }),
         "text-generation" => Arc::new(DataCollatorForLanguageModeling::causal(tokenizer, layout)),
         "fill-mask" => {

@@ -135,13 +135,13 @@ pub trait TrainProgram {
     /// What the sum of a batch's losses is divided by: the number of labels that count, or the sum of their weights.
     ///
     /// By default that of `labels`: whole numbers but those that are ignored (of causal language models the first of each
-    /// sequence must be), each float; without `labels` the number of sequences. (TL-06)
+    /// sequence must be), of numbers the rows, since the loss of a row is a mean; without `labels` the sequences. (TL-06)
     fn items(&self, batch: &Batch) -> f64 {
         match batch.get("labels") {
             Some(labels) if labels.dtype() == DType::I32 => {
                 batch.i32s("labels").iter().filter(|&&label| label != IGNORE_INDEX).count() as f64
             }
-            Some(labels) => labels.shape().iter().product::<usize>() as f64,
+            Some(labels) => labels.shape().first().copied().unwrap_or(1) as f64,
             None => sequences(batch) as f64,
         }
     }

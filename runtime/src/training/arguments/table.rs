@@ -125,7 +125,7 @@ arguments! {
     tf32: Option<bool> = None, None;
     /// Compute activations again in the backward pass in place of keeping them: same loss, less memory.
     activation_checkpointing: Option<bool> = None, Full;
-    /// Options of it: every_n_layers.
+    /// Options of it: memory, how much of them may be kept.
     activation_checkpointing_kwargs: Option<Map<String, Value>> = None, Full;
     /// When losses are logged.
     logging_strategy: IntervalStrategy = IntervalStrategy::Steps, Full;

@@ -22,8 +22,9 @@ pub struct QuestionAnswering {
     pub max_seq_length: usize,
     /// Tokens that a window repeats of the one before.
     pub doc_stride: usize,
-    /// For predicting: instead of positions, windows get `overflow_to_sample_mapping` (the row's number) and `offset_mapping`
-    /// (start and end of each token in the context, -1 twice for others).
+    /// For predicting: instead of positions, windows get `overflow_to_sample_mapping` (the row's number), `offset_mapping`
+    /// (start and end of each token in the context, -1 twice for others) and `null_token` (the one that stands for no
+    /// answer).
     pub for_prediction: bool,
 }
 
@@ -42,6 +43,29 @@ impl QuestionAnswering {
             answers: "answers".into(),
             for_prediction: false,
         }
+    }
+
+    /// The texts of all answers.
+    ///
+    /// # Errors
+    /// When the row has no column of answers, or something else in it.
+    pub fn references(&self, row: &Row) -> Result<Vec<String>, DataError> {
+        let value = row.column(&self.answers)?;
+        let texts = match value {
+            Value::Null => Some(Vec::new()),
+            Value::List(answers) => answers.iter().map(|answer| answer.field("text")).collect(),
+            _ => value.field("text").and_then(Value::as_list).map(|texts| texts.iter().collect()),
+        };
+        let texts = texts.and_then(|texts| texts.into_iter().map(|t| t.as_str().map(String::from)).collect());
+        texts.ok_or_else(|| row.wrong(&self.answers, "answers with \"text\" and \"answer_start\"", value))
+    }
+
+    /// The token of a window that stands for no answer.
+    fn null_token(&self, ids: &[u32]) -> usize {
+        let tokenizer = self.encoder.tokenizer();
+        let place = |id: Option<u32>| id.and_then(|id| ids.iter().position(|i| *i == id));
+        let bos = tokenizer.special_token_id("bos_token");
+        place(tokenizer.cls_token_id()).or_else(|| place(bos)).unwrap_or(0)
     }
 
     /// The first answer: its first character and the one after its last.
@@ -116,6 +140,7 @@ impl Preprocessor for QuestionAnswering {
         let windows = tokenizer.encode(first, Some(Text::Raw(second)), &options);
         let windows = windows.map_err(|e| Encoder::failed(row, e))?.rows;
         let sequence = usize::from(context_is_second);
+        let position = |t: usize| Feature::Int(i32::try_from(t).unwrap_or(i32::MAX));
         let mut examples = Vec::with_capacity(windows.len());
         for encoding in &windows {
             self.encoder.check(row, encoding.len())?;
@@ -124,13 +149,11 @@ impl Preprocessor for QuestionAnswering {
                 let shown = |t: usize| encoding.sequence_ids.get(t) == Some(&Some(sequence));
                 example.set("overflow_to_sample_mapping", Feature::Int(i32::try_from(index).unwrap_or(i32::MAX)));
                 example.set("offset_mapping", Feature::Ints(offsets(encoding, shown)));
+                example.set("null_token", position(self.null_token(&encoding.ids)));
             } else {
-                let place = |id: Option<u32>| id.and_then(|id| encoding.ids.iter().position(|i| *i == id));
-                let bos = tokenizer.special_token_id("bos_token");
-                let nothing = place(tokenizer.cls_token_id()).or_else(|| place(bos)).unwrap_or(0);
+                let nothing = self.null_token(&encoding.ids);
                 let span = answer.and_then(|(start, end)| Self::span(encoding, sequence, start, end));
                 let (start, end) = span.unwrap_or((nothing, nothing));
-                let position = |t: usize| Feature::Int(i32::try_from(t).unwrap_or(i32::MAX));
                 example.set("start_positions", position(start));
                 example.set("end_positions", position(end));
             }

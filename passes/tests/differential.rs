@@ -117,7 +117,7 @@ fn recomputed_activations() {
 /// The gradient of a layer's inputs reads the weight in the panels that the layer reads: it is in memory once.
 #[test]
 fn weights_are_read_across() {
-    let compiled = run(with_gradients(&classifier(3, false)).program, &Options::default()).unwrap();
+    let compiled = run(gradients_of(&classifier(3, false)).program, &Options::default()).unwrap();
     let matrices = compiled.plan.layouts.iter().filter(|(name, _)| {
         compiled.program.params.get(*name).is_some_and(|ty| ty.rank() == 2) && !name.contains("embeddings")
     });

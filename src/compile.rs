@@ -257,7 +257,8 @@ pub fn cached(
         format!("{:?} {:?} {:?} {:?}", options.storage, options.quantization, options.numeric, from.cache),
         format!("{:?} saturate={}", options.device, options.saturate),
         format!("{} {}", options.target.name(), options.target.features().join(",")),
-        format!("strict={} fresh={} mismatched={}", from.strict, from.fresh_head, from.ignore_mismatched_sizes),
+        format!("strict={} mismatched={}", from.strict, from.ignore_mismatched_sizes),
+        format!("fresh={} all={} seed={}", from.fresh_head, from.from_scratch, from.fresh_seed),
     ];
     settings.extend(from.overrides.iter().cloned());
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();

@@ -36,6 +36,10 @@ pub struct ModelOptions {
     pub strict: bool,
     /// Draw a head that the checkpoint lacks.
     pub fresh_head: bool,
+    /// Draw all weights: only the configuration and the tokenizer are read.
+    pub from_scratch: bool,
+    /// Seed of what is drawn.
+    pub fresh_seed: u64,
     /// Draw head tensors whose shape differs.
     pub ignore_mismatched_sizes: bool,
     /// Trace padded `[batch, seq]` instead of padding-free `[tokens]`.
@@ -262,6 +266,9 @@ impl Opened {
             None => None,
         };
         let mut weights = match (origin, body) {
+            (Origin::Gguf(_), _) if options.from_scratch => {
+                return Err(Error::input("a GGUF file is not trained from scratch: it is its weights"));
+            }
             (Origin::Gguf(gguf), _) => {
                 let wanted = parts.into_iter().flat_map(|part| part.wanted).collect::<Vec<_>>();
                 let weights = GgufWeights::resolve(gguf, &wanted, options.strict)?;
@@ -271,9 +278,11 @@ impl Opened {
             }
             (Origin::Files { source, transformer, .. }, body) => {
                 warnings.extend(source.warnings().iter().cloned());
+                let fresh = Fresh { seed: options.fresh_seed, std: initializer_range(&config) };
                 let load_options = LoadOptions {
                     strict: options.strict,
-                    fresh_head: options.fresh_head.then(|| Fresh { seed: 0, std: initializer_range(&config) }),
+                    fresh_head: options.fresh_head.then_some(fresh),
+                    fresh_body: options.from_scratch,
                     ignore_mismatched_sizes: options.ignore_mismatched_sizes,
                 };
                 let mut body = body;
@@ -288,7 +297,7 @@ impl Opened {
                     };
                     files.extend(checkpoint.files().map(PathBuf::from));
                     let loaded = resolve(checkpoint, &part.wanted, &part.rules, &load_options).map_err(Error::input)?;
-                    if !loaded.report().is_clean() {
+                    if !options.from_scratch && !loaded.report().is_clean() {
                         warnings.push(loaded.report().to_string());
                     }
                     loaded_parts.push(LoadedPart { prefix: part.prefix, loaded });
@@ -404,6 +413,9 @@ fn initializer_range(config: &Config) -> f64 {
 
 /// The checkpoint in a folder of a model: of the transformer, or of another module of a sentence stack.
 fn checkpoint(source: &Source, transformer: &Source, options: &ModelOptions, folder: &str) -> Result<Checkpoint> {
+    if options.from_scratch {
+        return Ok(Checkpoint::empty(transformer.folder().join(folder).display().to_string()));
+    }
     let open = OpenOptions { variant: options.variant.clone(), ..OpenOptions::default() };
     let source = match folder {
         "" => return Checkpoint::open(transformer, &open).map_err(Error::input),

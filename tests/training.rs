@@ -245,6 +245,25 @@ fn threads_change_no_bit() {
     }
 }
 
+/// EX-02: the weights of the model are not read, all are drawn from the seed, and the saved model is of the type that is asked for.
+#[test]
+fn from_scratch() {
+    let run = |seed: &str| {
+        let case = case("bert-sequence-classification", &two_classes(40));
+        fs::remove_file(case.file("model.safetensors")).unwrap();
+        train(&case, &[&QUICK[..], &["--from-scratch", "--dtype", "float16", "--seed", seed]].concat());
+        case
+    };
+    let [first, second, other] = ["7", "7", "8"].map(run);
+    expect_same_files(&first.root().join("out"), &second.root().join("out"));
+    let weights = |case: &Case| fs::read(case.root().join("out/model.safetensors")).unwrap();
+    assert!(weights(&first) != weights(&other), "the seed decides nothing");
+    assert_eq!(read_json(&first.root().join("out/config.json"))["dtype"], "float16");
+    let header = String::from_utf8_lossy(&weights(&first)[..4096]).into_owned();
+    assert!(header.contains("F16") && !header.contains("F32"), "{header}");
+    expect_learning(&first, 0.9);
+}
+
 /// TL-06, BS-02: four accumulated batches of 8 are one of 32.
 #[test]
 fn accumulated_batches_are_one() {

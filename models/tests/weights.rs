@@ -133,13 +133,32 @@ fn wld_08_fresh_head_only_on_request() {
     assert_eq!(error.missing.len(), BODY.len());
 }
 
+/// Of no tensors at all a whole model is drawn, on request: another one for each seed.
+#[test]
+fn a_model_from_scratch_is_drawn_whole() {
+    let draw = |seed| {
+        let options =
+            LoadOptions { fresh_head: Some(Fresh { seed, std: 0.02 }), fresh_body: true, ..Default::default() };
+        resolve(Checkpoint::empty("nowhere".into()), &wanted(), &BERT, &options).unwrap()
+    };
+    let (one, other) = (draw(1), draw(2));
+    for parameter in wanted() {
+        let [a, b] = [&one, &other].map(|loaded| loaded.to_f32(&parameter.name).unwrap().unwrap());
+        let drawn = parameter.shape.len() > 1;
+        assert_eq!(a != b, drawn, "{}", parameter.name);
+        assert_eq!(a.len(), parameter.shape.iter().product::<usize>());
+    }
+}
+
 /// WLD-09
 #[test]
 fn wld_09_ignore_mismatched_sizes_redraws_the_head() {
     let other = safetensors_of(&[BODY, &[("classifier.weight", &[5, 4]), ("classifier.bias", &[5])]].concat());
     let fresh_head = Some(Fresh { seed: 1, std: 0.02 });
     assert_eq!(load(&other, &LoadOptions { fresh_head, ..Default::default() }).unwrap_err().mismatched.len(), 2);
-    let loaded = load(&other, &LoadOptions { fresh_head, ignore_mismatched_sizes: true, strict: true }).unwrap();
+    let loaded =
+        load(&other, &LoadOptions { fresh_head, ignore_mismatched_sizes: true, strict: true, fresh_body: false })
+            .unwrap();
     assert_eq!(loaded.report().mismatched.len(), 2);
     assert_eq!(loaded.to_f32("classifier.bias").unwrap().unwrap(), [0.0; 2]);
     assert!(loaded.report().to_string().contains("classifier.weight: expected [2, 4], found [5, 4]"));

@@ -139,6 +139,8 @@ impl ModelArgs {
             overrides: self.set.clone(),
             strict: self.strict,
             fresh_head: self.fresh_head,
+            from_scratch: false,
+            fresh_seed: 0,
             ignore_mismatched_sizes: self.ignore_mismatched_sizes,
             padded: false,
             cache: self.cache_type()?,

@@ -22,6 +22,12 @@ pub fn command() -> clap::Command {
     let base = clap::Command::new("train")
         .bin_name("lith train")
         .arg(clap::Arg::new("model").required(true).help("Directory, hub id or bundled model"));
+    let base = base.arg(
+        clap::Arg::new("from_scratch")
+            .long("from-scratch")
+            .action(clap::ArgAction::SetTrue)
+            .help("Draw all weights from the seed: only the configuration and the tokenizer of the model are read"),
+    );
     // The description comes last: the model options bring one of their own.
     ModelArgs::augment_args(LoraArgs::augment_args(with_arguments(base)))
         .about("Train a model further on files of rows")
@@ -53,7 +59,8 @@ fn run(matches: &clap::ArgMatches, signals: &StopOnSignal) -> Result<()> {
     }
     let json = command.json;
     let adapters = LoraArgs::from_arg_matches(matches).map_err(Error::input)?;
-    let options = ModelOptions { lora: adapters.options()?, ..from.options()? };
+    let from_scratch = matches.get_flag("from_scratch");
+    let options = ModelOptions { lora: adapters.options()?, from_scratch, ..from.options()? };
     if options.lora.is_some() && options.adapter.is_some() {
         return Err(Error::input("--lora with --adapter: adapters are trained beside the base model's own weights"));
     }

@@ -113,7 +113,7 @@ impl Learner {
         lesson.check(model, from)?;
         let (training, optimizer) = lesson.settle(model, from)?;
         let mut opened = Model::open(model, &ModelOptions { training: Some(training), ..from.clone() })?;
-        let companions = files(&opened)?.companions;
+        let companions = files(&opened, lith_ir::DType::F32)?.companions;
         let own = &lesson.args.optim;
         let same = |name: &&str| name != own && Optimizer::from_name(name) == Optimizer::from_name(own);
         let mut optimizers = vec![own.clone()];

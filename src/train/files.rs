@@ -1,5 +1,6 @@
 //! The files of a trained model beside its weights.
 
+use lith_ir::DType;
 use lith_models::adapters;
 use lith_runtime::training::checkpoint::{ModelFiles, parse_size};
 use serde_json::json;
@@ -7,11 +8,18 @@ use serde_json::json;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
-/// What the trained model consists of beside its weights: the configuration with its new head, the tokenizer.
-pub(super) fn files(model: &Model) -> Result<ModelFiles> {
+/// What the trained model, saved in this type, consists of beside its weights: the configuration with its new head, the
+/// tokenizer.
+pub(super) fn files(model: &Model, dtype: DType) -> Result<ModelFiles> {
     let mut config = model.config.clone();
     let architecture = config.architecture(crate::model::head_of(model.info.task)?);
     config.set(&format!("architectures={}", json!([architecture]))).map_err(Error::input)?;
+    let name = match dtype {
+        DType::F16 => "float16",
+        DType::Bf16 => "bfloat16",
+        _ => "float32",
+    };
+    config.set(&format!("dtype={name}")).map_err(Error::input)?;
     let mut companions = vec![("config.json".to_string(), config.to_json().into_bytes())];
     let kept = |name: &str| name != "config.json" && !name.contains('/') && !SENTENCE_FILES.contains(&name);
     companions.extend(model.assets.iter().filter(|(name, _)| kept(name)).cloned());
@@ -21,7 +29,7 @@ pub(super) fn files(model: &Model) -> Result<ModelFiles> {
         companions.push((adapters::CONFIG_FILE.into(), adapted.config.to_json().into_bytes()));
     }
     let max_shard_size = parse_size("50GB").unwrap_or(u64::MAX);
-    Ok(ModelFiles { companions, max_shard_size, stem })
+    Ok(ModelFiles { companions, max_shard_size, stem, dtype: Some(dtype) })
 }
 
 /// What makes a checkpoint a sentence-transformers stack, which a model with another head is not.

@@ -57,6 +57,7 @@ pub fn fine_tune(
     check_task(task).map_err(Error::input)?;
     from.task = Some(task.name().into());
     from.fresh_head = true;
+    from.fresh_seed = args.seed;
     from.training = Some(Training { smoothing: args.label_smoothing_factor });
     if let Some(lora) = &mut from.lora {
         lora.seed = args.seed;
@@ -76,7 +77,7 @@ pub fn fine_tune(
     let opened = Opened::new(&model_name, &from)?;
     let tokenizer = Arc::new(opened.tokenizer()?);
     let model = opened.load()?;
-    let files = files(&model)?;
+    let files = files(&model, compile.storage)?;
     let info = model.info.clone();
     let names = model.adapted.as_ref().map(|adapted| adapted.trained.clone()).unwrap_or_default();
     let (path, warnings) = cached(model, &from, &compile, say)?;

@@ -84,7 +84,8 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    fn empty(place: String) -> Checkpoint {
+    /// One without any tensors: of a model whose weights are all to be drawn.
+    pub fn empty(place: String) -> Checkpoint {
         Checkpoint { place, files: Vec::new(), tensors: BTreeMap::new() }
     }
 

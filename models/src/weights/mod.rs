@@ -78,6 +78,8 @@ pub struct LoadOptions {
     pub strict: bool,
     /// Where the checkpoint has no head, draw a fresh one.
     pub fresh_head: Option<Fresh>,
+    /// Draw a body that the checkpoint lacks too: of an empty checkpoint everything is fresh.
+    pub fresh_body: bool,
     /// A head tensor of another shape counts as absent (`ignore_mismatched_sizes`, WLD-09): with `fresh_head`, it is
     /// drawn anew.
     pub ignore_mismatched_sizes: bool,
@@ -224,7 +226,7 @@ pub fn resolve(
             stored: stored.shape().to_vec(),
             wanted: parameter.shape.clone(),
         });
-        let origin = match (stored, misshaped, options.fresh_head.filter(|_| parameter.head)) {
+        let origin = match (stored, misshaped, options.fresh_head.filter(|_| parameter.head || options.fresh_body)) {
             (Some(stored), None, _) => {
                 used.insert(stored.name());
                 if !is_float(&stored) {

@@ -79,7 +79,7 @@ pub fn stored<'a>(entry: &ParamEntry, data: &'a WeightData<'_>) -> Result<Cow<'a
 }
 
 /// Values in another floating-point type, rounded once; `None` for other types.
-fn convert(from: DType, bytes: &[u8], to: DType) -> Option<Cow<'_, [u8]>> {
+pub(crate) fn convert(from: DType, bytes: &[u8], to: DType) -> Option<Cow<'_, [u8]>> {
     if from == to {
         return Some(Cow::Borrowed(bytes));
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lith_ir::DType;
 use serde_json::{Map, Value, json};
 
 use super::disk::Disk;
@@ -18,13 +19,15 @@ pub struct ModelFiles {
     pub stem: String,
     /// Largest file of weights in bytes; larger models are cut into shards. (EX-01)
     pub max_shard_size: u64,
+    /// Type of the floats of a saved model; checkpoints keep those that learning goes on from. (EX-02)
+    pub dtype: Option<DType>,
     /// Files that make the weights a model, by name: `config.json`, the tokenizer's, a chat template. (EC-11)
     pub companions: Vec<(String, Vec<u8>)>,
 }
 
 impl Default for ModelFiles {
     fn default() -> Self {
-        ModelFiles { stem: "model".into(), max_shard_size: 50_000_000_000, companions: Vec::new() }
+        ModelFiles { stem: "model".into(), max_shard_size: 50_000_000_000, dtype: None, companions: Vec::new() }
     }
 }
 
@@ -58,7 +61,9 @@ fn write_model(
     if let Some(step) = step {
         metadata["global_step"] = step.to_string().into();
     }
-    let written = weights::write_sharded(disk, folder, &files.stem, program, &specs, files.max_shard_size, &metadata)?;
+    let dtype = files.dtype.filter(|_| step.is_none());
+    let form = weights::Form { dtype, metadata };
+    let written = weights::write_sharded(disk, folder, &files.stem, program, &specs, files.max_shard_size, &form)?;
     for (name, bytes) in &files.companions {
         write_bytes(disk, &folder.join(name), bytes)?;
     }
@@ -93,7 +98,8 @@ pub(in crate::training) fn save_checkpoint(
             let specs: Vec<&TensorSpec> =
                 program.tensors().iter().filter(|spec| spec.role == Role::Optimizer).collect();
             let metadata = json!({"format": "lith", "global_step": step.to_string()});
-            weights::write_file(disk, &partial.join(OPTIMIZER), program, &specs, &metadata)?;
+            let form = weights::Form { dtype: None, metadata };
+            weights::write_file(disk, &partial.join(OPTIMIZER), program, &specs, &form)?;
         }
         write_text(disk, &partial.join(TRAINER_STATE), &state.to_text())?;
         disk.sync_folder(&partial).map_err(io(&partial))?;

@@ -14,6 +14,7 @@ use super::error::CheckpointError;
 use crate::tensor::Tensor;
 use crate::training::program::{TensorSpec, TrainProgram};
 use crate::training::state::pretty;
+use crate::weights::convert;
 
 /// Longest header that is read, in bytes, as in the reference implementation.
 const MAX_HEADER: u64 = 100_000_000;
@@ -38,6 +39,26 @@ fn bytes_of(spec: &TensorSpec) -> u64 {
     spec.elements() * spec.dtype.size() as u64
 }
 
+/// How tensors are written.
+pub(super) struct Form {
+    /// Type of floats; their own otherwise.
+    pub dtype: Option<DType>,
+    /// The file's metadata.
+    pub metadata: Value,
+}
+
+impl Form {
+    /// The type that a tensor has in the file.
+    fn dtype(&self, spec: &TensorSpec) -> DType {
+        self.dtype.filter(|_| spec.dtype.is_float()).unwrap_or(spec.dtype)
+    }
+
+    /// Bytes of a tensor in the file.
+    fn bytes(&self, spec: &TensorSpec) -> u64 {
+        spec.elements() * self.dtype(spec).size() as u64
+    }
+}
+
 /// Writes these tensors of a program into one file: widest elements first, so that all are aligned, then in order of
 /// names.
 pub(super) fn write_file(
@@ -45,16 +66,16 @@ pub(super) fn write_file(
     path: &Path,
     program: &dyn TrainProgram,
     specs: &[&TensorSpec],
-    metadata: &Value,
+    form: &Form,
 ) -> Result<(), CheckpointError> {
     let mut specs = specs.to_vec();
-    specs.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.name.cmp(&b.name)));
-    let mut header = Map::from_iter([("__metadata__".to_string(), metadata.clone())]);
+    specs.sort_by(|a, b| form.dtype(b).size().cmp(&form.dtype(a).size()).then_with(|| a.name.cmp(&b.name)));
+    let mut header = Map::from_iter([("__metadata__".to_string(), form.metadata.clone())]);
     let mut end = 0u64;
     for spec in &specs {
         let start = end;
-        end += bytes_of(spec);
-        let entry = json!({"dtype": name_of(spec.dtype), "shape": spec.shape, "data_offsets": [start, end]});
+        end += form.bytes(spec);
+        let entry = json!({"dtype": name_of(form.dtype(spec)), "shape": spec.shape, "data_offsets": [start, end]});
         header.insert(spec.name.clone(), entry);
     }
     let mut header = Value::Object(header).to_string().into_bytes();
@@ -69,7 +90,9 @@ pub(super) fn write_file(
             let problem = format!("tensor {} is {:?} {:?}", spec.name, tensor.dtype(), tensor.shape());
             return Err(CheckpointError::unusable(path, format!("{problem}, not {:?} {:?}", spec.dtype, spec.shape)));
         }
-        file.write_all(tensor.bytes()).map_err(failed)?;
+        let bytes = convert(spec.dtype, tensor.bytes(), form.dtype(spec));
+        let bytes = bytes.ok_or_else(|| CheckpointError::unusable(path, format!("tensor {}: no float", spec.name)))?;
+        file.write_all(&bytes).map_err(failed)?;
     }
     file.finish().map_err(failed)
 }
@@ -83,12 +106,12 @@ pub(super) fn write_sharded(
     program: &dyn TrainProgram,
     specs: &[&TensorSpec],
     max_bytes: u64,
-    metadata: &Value,
+    form: &Form,
 ) -> Result<Vec<String>, CheckpointError> {
     let mut shards: Vec<Vec<&TensorSpec>> = vec![Vec::new()];
     let mut filled = 0u64;
     for &spec in specs {
-        let bytes = bytes_of(spec);
+        let bytes = form.bytes(spec);
         if filled > 0 && filled.saturating_add(bytes) > max_bytes {
             shards.push(Vec::new());
             filled = 0;
@@ -105,13 +128,13 @@ pub(super) fn write_sharded(
     let mut files = Vec::new();
     let mut places = BTreeMap::new();
     for (at, shard) in shards.iter().enumerate() {
-        write_file(disk, &folder.join(name(at)), program, shard, metadata)?;
+        write_file(disk, &folder.join(name(at)), program, shard, form)?;
         places.extend(shard.iter().map(|spec| (spec.name.as_str(), name(at))));
         files.push(name(at));
     }
     if files.len() > 1 {
         let elements: u64 = specs.iter().map(|spec| spec.elements()).sum();
-        let bytes: u64 = specs.iter().map(|spec| bytes_of(spec)).sum();
+        let bytes: u64 = specs.iter().map(|spec| form.bytes(spec)).sum();
         let index = json!({
             "metadata": {"total_parameters": elements, "total_size": bytes},
             "weight_map": places,

@@ -12,8 +12,8 @@ use lith_runtime::program::Program;
 use lith_runtime::training::arguments::TrainingArguments;
 use lith_runtime::training::callbacks::Callback;
 use lith_runtime::training::card::ModelCard;
-use lith_runtime::training::compiled::{CompiledTraining, Hyperparameters};
 use lith_runtime::training::checkpoint::parse_size;
+use lith_runtime::training::compiled::{CompiledTraining, Hyperparameters};
 use lith_runtime::training::fine_tune::{Data, FineTuning, Outcome, check_task, name_of};
 
 use super::files::files;

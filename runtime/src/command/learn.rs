@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Own, RunCommandError, finish, run, select_kernels, train};
+use super::{Own, RunCommandError, StopOnSignal, finish, run, select_kernels, train};
 use crate::artifact::Artifact;
 use crate::model::{OpenError, model_info};
 use crate::program::Program;

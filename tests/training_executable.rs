@@ -182,8 +182,7 @@ fn wrong_models() {
     refused("model", &["--labels", "a,b", "--optim", "nonesuch"], &["optim", "nonesuch"]);
     refused("model", &["--labels", "a,b", "--quantize", "int8"], &["codes", "--train"]);
     refused("model", &["--train-file", "nowhere.jsonl"], &["nowhere.jsonl"]);
-    case.copy("bert-question-answering", "answers");
-    refused("answers", &[], &["no training", "question-answering"]);
+    refused("model", &["--task", "zero-shot-classification", "--labels", "a,b"], &["no training", "zero-shot"]);
     case.copy("bert-masked-lm", "masked");
     refused("masked", &["--labels", "a,b"], &["labels", "fill-mask"]);
     case.refused(&["compile", "model", "--labels", "a,b"], &["--train"]);

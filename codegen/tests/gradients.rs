@@ -65,6 +65,13 @@ fn check(case: &Case) -> usize {
     gradients.map(|(_, t)| t.shape().iter().product::<usize>()).sum()
 }
 
+/// Whether a compiled program can tell its symbols from the sizes of its arguments: not from products, which the weights
+/// of results have that were reshaped.
+fn is_sized(case: &Case) -> bool {
+    let graph = &case.program.entries["main"];
+    graph.args().into_iter().all(|arg| !graph.ty(arg.into()).to_string().contains('*'))
+}
+
 #[test]
 fn every_op() {
     for &name in Op::NAMES.iter().filter(|name| !NONE.contains(name)) {
@@ -72,7 +79,7 @@ fn every_op() {
         for seed in 0..4 {
             for case in cases_for(name, &mut Rng::new(seed)) {
                 let case = with_gradients(&smoothed(&case, &mut rng)).unwrap_or_else(|e| panic!("{}: {e}", case.name));
-                elements += case.map_or(0, |case| check(&case));
+                elements += case.filter(is_sized).map_or(0, |case| check(&case));
             }
         }
         println!("{name}: {elements}");

@@ -40,6 +40,7 @@ impl Lesson {
         let task = task_to_train(&opened, from)?;
         from.task = Some(task.name().into());
         from.fresh_head = true;
+        from.fresh_seed = self.args.seed;
         if let Some(target) = self.target(&opened, task)? {
             head_for(target, &opened, from)?;
         }

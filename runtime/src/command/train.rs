@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::training::arguments::{ARGUMENTS, ArgumentError, ArgumentKind, Effect, TrainingArguments};
+use crate::training::arguments::{ARGUMENTS, ArgumentError, ArgumentKind, Effect, TrainingArguments, removed_names};
 use crate::training::fine_tune::DataArguments;
 
 /// What a command line says of training.
@@ -80,6 +80,11 @@ pub fn with_arguments(mut command: Command) -> Command {
         }
         command = command.arg(arg.hide(spec.effect != Effect::Full));
     }
+    // What older releases called them still does what it did. (TA-39)
+    for name in removed_names() {
+        let old = Arg::new(name).long(name.replace('_', "-")).alias(name).hide(true);
+        command = command.arg(old.num_args(0..=1).default_missing_value("true"));
+    }
     command.next_help_heading(None::<&str>)
 }
 
@@ -115,9 +120,9 @@ pub fn read(matches: &ArgMatches, mut args: TrainingArguments) -> Result<TrainCo
         let text = std::fs::read_to_string(&file).map_err(wrong)?;
         notes.extend(args.set_file(&file, &text)?);
     }
-    for spec in ARGUMENTS {
-        if let Some(value) = one(spec.name) {
-            notes.extend(args.set_text(spec.name, &value)?);
+    for name in removed_names().chain(ARGUMENTS.iter().map(|spec| spec.name)) {
+        if let Some(value) = one(name) {
+            notes.extend(args.set_text(name, &value)?);
         }
     }
     let (report, threads) = (path("report"), number("threads").unwrap_or(0));

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 pub use check::OPTIMIZERS;
 pub use error::ArgumentError;
+pub use removed::names as removed_names;
 pub use table::{ARGUMENTS, ArgumentSpec, Effect, TrainingArguments};
 pub use value::{ArgumentKind, CountTokens, IntervalStrategy, SamplingStrategy, SaveStrategy, Steps};
 

@@ -52,7 +52,7 @@ const REMOVED: &[(&str, Now)] = &[
 ];
 
 /// Every name that was removed.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
+pub fn names() -> impl Iterator<Item = &'static str> {
     REMOVED.iter().map(|(name, _)| *name)
 }
 

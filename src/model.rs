@@ -92,6 +92,8 @@ pub struct Model {
     pub training: bool,
     /// What of it learns, where adapters do.
     pub adapted: Option<Adapted>,
+    /// Parameters that the checkpoint holds otherwise: as rows of another tensor, or transposed.
+    pub converted: Vec<String>,
 }
 
 /// What the files of a model say before its program is traced: enough for a cache key.
@@ -258,6 +260,8 @@ impl Opened {
         let Traced { program, mut parts, max_length, adapted } = traced.map_err(Error::input)?;
         let info = self.info(max_length)?;
         let Opened { origin, config, options, adapter, .. } = self;
+        let wanted = parts.iter().flat_map(|part| &part.wanted).filter(|parameter| parameter.piece.is_some());
+        let converted = wanted.map(|parameter| parameter.name.clone()).collect();
         let placed = match adapter {
             Some((adapter, labels)) => {
                 files.extend(labels);
@@ -322,7 +326,7 @@ impl Opened {
         files.sort();
         files.dedup();
         let training = options.training.is_some();
-        Ok(Model { config, info, program, warnings, assets, files, weights, training, adapted })
+        Ok(Model { config, info, program, warnings, assets, files, weights, training, adapted, converted })
     }
 
     fn info(&self, max_length: usize) -> Result<ModelInfo> {

@@ -11,6 +11,12 @@ use crate::model::Model;
 /// What the trained model, saved in this type, consists of beside its weights: the configuration with its new head, the
 /// tokenizer.
 pub(super) fn files(model: &Model, dtype: DType) -> Result<ModelFiles> {
+    if let (Some(name), None) = (model.converted.first(), &model.adapted) {
+        return Err(Error::input(format!(
+            "{}: checkpoints hold `{name}` as rows of another tensor or transposed, which training does not save: train adapters (--lora)",
+            model.info.model_type
+        )));
+    }
     let mut config = model.config.clone();
     let architecture = config.architecture(crate::model::head_of(model.info.task)?);
     config.set(&format!("architectures={}", json!([architecture]))).map_err(Error::input)?;

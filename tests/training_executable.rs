@@ -110,11 +110,12 @@ fn every_task() {
     let number = [json!({"text": "the capital", "label": 0.5}), json!({"text": "we live", "label": -1.5})];
     let masked = ["--top-k", "3", "the [MASK] of paris"];
     let written = ["--do-sample=false", "--max-new-tokens", "4", "the capital"];
-    let tables: [(&str, &[Value], &[&str], &[&str]); 4] = [
-        ("bert-token-classification", &[tags], &["--train-file", "train.jsonl"], &["the capital"]),
-        ("albert-masked-lm", &[text.clone()], &[], &masked),
-        ("roberta-sequence-classification", &number, &["--train-file", "train.jsonl"], &["the capital"]),
-        ("decoders/llama", &[text], &[], &written),
+    let told_by_rows = ["--train-file", "train.jsonl"];
+    let tables = [
+        ("bert-token-classification", vec![tags], &told_by_rows[..], &["the capital"][..]),
+        ("albert-masked-lm", vec![text.clone()], &[], &masked),
+        ("roberta-sequence-classification", number.to_vec(), &told_by_rows, &["the capital"]),
+        ("decoders/llama", vec![text], &[], &written),
     ];
     for (fixture, rows, compiled, asked) in tables {
         let rows: Vec<Value> = rows.iter().cycle().take(8).cloned().collect();

@@ -20,7 +20,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Compile a model to an executable or an artifact
-    Compile(Compile),
+    Compile(Box<Compile>),
     /// Run a model, an artifact or an executable on inputs
     #[command(disable_help_flag = true)]
     Run(Run),

@@ -47,7 +47,7 @@ pub enum RunCommandError {
     Pipeline(#[from] PipelineError),
     /// Training failed, or its rows or arguments are wrong.
     #[error(transparent)]
-    Training(#[from] FineTuneError),
+    Training(Box<FineTuneError>),
     /// The executable cannot take or give weights, or an argument contradicts what it was compiled with.
     #[error(transparent)]
     Executable(#[from] ExecutableError),
@@ -63,6 +63,12 @@ pub enum RunCommandError {
     /// The answers cannot be written.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
+}
+
+impl From<FineTuneError> for RunCommandError {
+    fn from(error: FineTuneError) -> RunCommandError {
+        RunCommandError::Training(Box::new(error))
+    }
 }
 
 impl RunCommandError {

@@ -60,7 +60,7 @@ impl Dropout {
     pub fn factor(self, row: usize, place: usize) -> f64 {
         let counter = [row as u32, (place / 64 * 16 + place % 16) as u32];
         let word = threefry(self.key, counter)[place / 32 % 2];
-        let number = if place / 16 % 2 == 0 { word & 0xffff } else { word >> 16 };
+        let number = if (place / 16).is_multiple_of(2) { word & 0xffff } else { word >> 16 };
         if number < self.dropped { 0.0 } else { f64::from(self.kept()) }
     }
 }

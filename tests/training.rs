@@ -368,15 +368,7 @@ fn ended_by_signals() {
     let rows = two_classes(64);
     let args = ["--max-steps", "300", "--save-steps", "1000", "--logging-steps", "1", "--json", "--threads", "1"];
     let signalled = |case: &Case, more: &[&str], signal: &str| {
-        let mut command = case.command(&arguments(&[&args[..], more].concat()));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        lines.nth(20).unwrap().unwrap();
-        let sent = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-        lines.for_each(|line| drop(line.unwrap()));
-        let output = child.wait_with_output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        signalled(case.command(&arguments(&[&args[..], more].concat())), signal)
     };
     let whole = case("bert-sequence-classification", &rows);
     train(&whole, &args);

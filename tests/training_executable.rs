@@ -18,11 +18,15 @@ fn compile(case: &Case, more: &[&str]) {
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs an executable of a case in an environment without anything.
-fn run(case: &Case, exe: &str, args: &[&str]) -> Output {
+/// An executable of a case in an environment without anything.
+fn command(case: &Case, exe: &str, args: &[&str]) -> Command {
     let mut command = Command::new(case.root().join(exe));
     command.args(args).current_dir(case.root()).env_clear().stdin(Stdio::null());
-    command.output().unwrap()
+    command
+}
+
+fn run(case: &Case, exe: &str, args: &[&str]) -> Output {
+    command(case, exe, args).output().unwrap()
 }
 
 /// Runs an executable that is to succeed; what it printed.
@@ -100,6 +104,19 @@ fn it_learns_and_answers() {
     told(&case, "learnt", &learning(&["--learning-rate", "5e-3"]));
     let second = losses(&case);
     assert!(second[0] < first[0], "{first:?}, then {second:?}");
+}
+
+/// TL-19: what tells it to end leaves a checkpoint to go on from, and the exit code tells what it was.
+#[test]
+fn ended_by_signals() {
+    let case = case("bert-sequence-classification", &two_classes(64));
+    compile(&case, &["--train-file", "train.jsonl"]);
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let args = learning(&["--max-steps", "5000", "--save-steps", "10000", "--json"]);
+        let (found, message) = signalled(command(&case, "exe", &args), signal);
+        assert_eq!(found, Some(code), "{message}");
+        assert!(message.contains("stopped after update"), "{message}");
+    }
 }
 
 /// EC-07, DS-09: tags, masked words, numbers and texts to be continued: each with weights that are packed in ways of their own.

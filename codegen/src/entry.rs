@@ -117,6 +117,7 @@ pub fn compile_graph(
     let mut code = GraphCode::new(shared, of, b, context, [params[1], params[2]], memory);
     let mut next = 0;
     while let Some(kernel) = plan.kernels.get(next) {
+        code.forget();
         if let Some(region) = plan.regions.iter().find(|r| r.kernels.start == next) {
             code.region(region)?;
             next = region.kernels.end;
@@ -213,6 +214,13 @@ impl<'s, 'p, 't> GraphCode<'s, 'p, 't> {
         let at = self.b.load_i64(base, offset);
         self.loaded.insert((base, offset), at);
         at
+    }
+
+    /// Lets what was loaded so far be loaded again: what lives through thousands of kernels costs the allocation of
+    /// registers minutes, and a load next to nothing.
+    fn forget(&mut self) {
+        self.loaded.clear();
+        self.places.clear();
     }
 
     pub(crate) fn dim(&mut self, dim: &Dim) -> At {

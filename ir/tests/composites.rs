@@ -5,7 +5,7 @@ mod common;
 use common::{floats, near, random, run, run_in};
 use lith_ir::decompose::{decompose_all, threefry};
 use lith_ir::interp::{Interpreter, Mode, Tensor};
-use lith_ir::testing::{Rng, cases_for, tolerance};
+use lith_ir::testing::{Rng, THREEFRY_ANSWERS, attention_number, cases_for, tolerance};
 use lith_ir::{Activation, Builder, Class, DType, Dim, Graph, Op, Pool, Program, Symbol, SymbolInfo, Type};
 
 #[test]
@@ -248,10 +248,7 @@ fn attention_drops_by_the_words_of_the_generator() {
             let sum: f64 = (from..to).map(|j| dot(j).exp()).sum();
             for j in from..to {
                 let place = j - from;
-                let counter = [(i * heads + h) as u32, (place / 64 * 16 + place % 16) as u32];
-                let word = threefry_words(key, counter)[place / 32 % 2];
-                let draw = if place / 16 % 2 == 0 { word & 0xffff } else { word >> 16 };
-                if f64::from(draw) < (dropout * 65536.0f64).round() {
+                if f64::from(attention_number(key, i * heads + h, place)) < (dropout * 65536.0f64).round() {
                     dropped += 1;
                     continue;
                 }
@@ -264,22 +261,6 @@ fn attention_drops_by_the_words_of_the_generator() {
     near(&found, &expected);
     let share = f64::from(dropped) / (2 * (70 * 70 + 3 * 3)) as f64;
     assert!((share - dropout).abs() < 0.02, "{share} of all dropped");
-}
-
-/// The words of a counter: Threefry-2x32 with 20 rounds (Salmon et al. 2011, section 3.3).
-fn threefry_words(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
-    let keys = [key[0], key[1], key[0] ^ key[1] ^ 0x1BD1_1BDA];
-    let [mut a, mut b] = [counter[0].wrapping_add(keys[0]), counter[1].wrapping_add(keys[1])];
-    for round in 0..20 {
-        a = a.wrapping_add(b);
-        b = b.rotate_left([13, 15, 26, 6, 17, 29, 16, 24][round % 8]) ^ a;
-        if round % 4 == 3 {
-            let n = round / 4 + 1;
-            a = a.wrapping_add(keys[n % 3]);
-            b = b.wrapping_add(keys[(n + 1) % 3]).wrapping_add(n as u32);
-        }
-    }
-    [a, b]
 }
 
 #[test]
@@ -426,11 +407,7 @@ fn a_small_encoder_takes_seconds_at_most() {
 #[test]
 fn threefry_gives_its_known_answers() {
     let words = |[a, b]: [u32; 2]| Tensor::ints(DType::U32, &[2], vec![a.into(), b.into()]).unwrap();
-    for (counter, key, expected) in [
-        ([0; 2], [0; 2], [0x6b20_0159_i64, 0x99ba_4efe]),
-        ([u32::MAX; 2], [u32::MAX; 2], [0x1cb9_96fc, 0xbb00_2be7]),
-        ([0x243f_6a88, 0x85a3_08d3], [0x1319_8a2e, 0x0370_7344], [0xc492_3a9c, 0x483d_f7a0]),
-    ] {
+    for [counter, key, expected] in THREEFRY_ANSWERS {
         let mut graph = Graph::new();
         let mut b = Builder::new(&mut graph, "test");
         let [counter_arg, key_arg] = ["counter", "key"].map(|n| b.arg(n, Type::new(DType::U32, [2i64])).unwrap());

@@ -2,12 +2,13 @@
 //! symbols, so values share bytes only where that is right for every value of every symbol. Paged caches lie outside, each
 //! with its part of every page.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod pack;
 
-use lith_ir::dim::Atom;
+use std::collections::{BTreeMap, BTreeSet};
+
 use lith_ir::plan::{CachePlan, GraphPlan, KernelKind, PagePart, Place};
 use lith_ir::{Dim, Graph, NodeId, Op, Program, Symbols, Type, Value};
+use pack::pack;
 
 use crate::cache::Caches;
 use crate::calls::callees_first;
@@ -183,102 +184,6 @@ pub(crate) fn shares(graph: &Graph, stored: &Stored<'_>, plan: &GraphPlan, v: Va
         && kernel.nodes.iter().all(|n| !matches!(graph.node(*n).op, Op::Reduce { .. }) && at_the_index(n))
         && graph.ty(old).elements() == graph.ty(new).elements()
         && graph.ty(old).dtype.size() == graph.ty(new).dtype.size()
-}
-
-/// Offsets for all blocks and the size of the arena. Large blocks first, each at the lowest offset that is provably free.
-fn pack(blocks: &[Block], symbols: &Symbols, in_place: &dyn Fn(&Block, &Block) -> bool) -> (Vec<Dim>, Dim) {
-    let sizes: Vec<Dim> = blocks.iter().map(|b| b.bytes.align_up(ALIGNMENT)).collect();
-    // What is so for all values of the symbols is so for these: most questions need no proof.
-    let typical: Vec<i128> = sizes.iter().map(|size| typical_bytes(size, symbols)).collect();
-    let mut by_size: Vec<usize> = (0..blocks.len()).collect();
-    by_size.sort_by_key(|&i| (std::cmp::Reverse(typical[i]), blocks[i].live, i));
-    let mut offsets: Vec<Option<(Dim, i128)>> = vec![None; blocks.len()];
-    let mut end = Dim::default();
-    let order = Order { symbols, known: RefCell::default() };
-    for i in by_size {
-        let others: Vec<(usize, &Dim, i128)> = (0..blocks.len())
-            .filter_map(|j| offsets[j].as_ref().map(|(o, typical)| (j, o, *typical)))
-            .filter(|&(j, ..)| blocks[i].live.0 <= blocks[j].live.1 && blocks[j].live.0 <= blocks[i].live.1)
-            .collect();
-        let free = |(at, typical_at): &(Dim, i128)| {
-            let after = at.clone() + sizes[i].clone();
-            let fits = |&(j, other, typical_other): &(usize, &Dim, i128)| {
-                typical_at + typical[i] <= typical_other && order.provably_le(&after, other)
-                    || typical_other + typical[j] <= *typical_at
-                        && order.provably_le(&(other.clone() + sizes[j].clone()), at)
-                    || (other == at && in_place(&blocks[i], &blocks[j]))
-            };
-            // The end must stay comparable, for it is the size of the arena.
-            let bounded = || order.provably_le(&after, &end) || order.provably_le(&end, &after);
-            others.iter().all(fits) && bounded()
-        };
-        let mut candidates = vec![(Dim::default(), 0)];
-        let behind = |j: usize, at: &Dim, typical_at: i128| (at.clone() + sizes[j].clone(), typical_at + typical[j]);
-        candidates.extend(others.iter().flat_map(|&(j, o, typical)| [(o.clone(), typical), behind(j, o, typical)]));
-        candidates.sort_by_key(|&(_, typical)| typical);
-        let at = candidates.into_iter().find(free).unwrap_or_else(|| (end.clone(), typical_bytes(&end, symbols)));
-        let after = at.0.clone() + sizes[i].clone();
-        if !order.provably_le(&after, &end) {
-            end = after;
-        }
-        offsets[i] = Some(at);
-    }
-    (offsets.into_iter().map(|found| found.unwrap_or_default().0).collect(), end)
-}
-
-/// The order of sizes, each difference looked at once: alike layers ask for the same ones.
-struct Order<'a> {
-    symbols: &'a Symbols,
-    known: RefCell<HashMap<(Dim, Dim), bool>>,
-}
-
-impl Order<'_> {
-    /// Whether `a <= b` for all values of the symbols. May miss some that are so.
-    fn provably_le(&self, a: &Dim, b: &Dim) -> bool {
-        if let (Some(a), Some(b)) = (a.as_const(), b.as_const()) {
-            return a <= b;
-        }
-        if a == b {
-            return true;
-        }
-        let pair = (a.clone(), b.clone());
-        if let Some(&known) = self.known.borrow().get(&pair) {
-            return known;
-        }
-        let difference = b.clone() - a.clone();
-        let le = |d: &Dim| d.bounds(self.symbols).0 >= 0;
-        let found = le(&difference) || le(&without_floors(&difference));
-        self.known.borrow_mut().insert(pair, found);
-        found
-    }
-}
-
-/// A polynomial that is negative wherever `d` is: `d` times a positive number, and for each `floor(x, k)` the end of
-/// `(x - k + 1) / k ..= x / k` that makes the sum smaller.
-fn without_floors(d: &Dim) -> Dim {
-    let floor = |monomial: &[Atom]| match monomial {
-        [Atom::FloorDiv(x, k)] => Some((x.clone(), *k)),
-        _ => None,
-    };
-    let divisor = d.terms().filter_map(|(m, _)| floor(m)).fold(1i64, |a, (_, k)| a.saturating_mul(k));
-    let mut sum = Dim::default();
-    for (monomial, c) in d.terms() {
-        let times = |n: i64| Dim::constant(c.saturating_mul(n));
-        sum = sum
-            + match floor(monomial) {
-                Some((x, k)) if c > 0 => (x - Dim::constant(k - 1)) * times(divisor / k),
-                Some((x, k)) => x * times(divisor / k),
-                None => monomial.iter().fold(times(divisor), |a, atom| a * atom_dim(atom)),
-            };
-    }
-    sum
-}
-
-fn atom_dim(atom: &Atom) -> Dim {
-    match atom {
-        Atom::Symbol(s) => Dim::symbol(s),
-        Atom::FloorDiv(d, k) => d.floor_div(*k),
-    }
 }
 
 /// A size at middling values of the symbols (256, within what is known of each), to compare what cannot be proved.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Map, Value, json};
 
@@ -148,4 +149,17 @@ pub fn tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
     };
     let named = header.iter().filter(|(name, _)| *name != "__metadata__");
     named.map(|(name, tensor)| (name.clone(), floats(tensor))).collect()
+}
+
+/// Sends a signal to a command that logs to its standard output, after twenty lines of that: its exit code, and what it said
+/// on standard error.
+pub fn signalled(mut command: Command, signal: &str) -> (Option<i32>, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.nth(20).unwrap().unwrap();
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    lines.for_each(|line| drop(line.unwrap()));
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }

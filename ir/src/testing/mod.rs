@@ -22,6 +22,7 @@ mod decoder;
 mod graphs;
 mod maker;
 mod ops;
+mod random;
 mod training;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 pub use graphs::random_case;
 pub use maker::Rng;
 pub use ops::cases_for;
+pub use random::{THREEFRY_ANSWERS, attention_number, threefry};
 
 use crate::dtype::DType;
 use crate::interp::{InterpError, Interpreter, Mode, Tensor};

@@ -28,6 +28,8 @@ struct Group {
     /// The index space: of the operand for reductions, else of the result.
     domain: Vec<Dim>,
     nodes: Vec<NodeId>,
+    /// Positions of the first and the last node in topological order.
+    span: (usize, usize),
 }
 
 /// All groups of a graph. A node that computes is in one group, or in none: then its readers compute it themselves.
@@ -124,7 +126,8 @@ impl<'g> Groups<'g> {
             Role::Alone(kind) => (Kind::Alone(kind.clone()), own()),
         };
         self.group_of.insert(n, self.groups.len());
-        self.groups.push(Some(Group { kind, domain, nodes: vec![n] }));
+        let at = self.position[&n];
+        self.groups.push(Some(Group { kind, domain, nodes: vec![n], span: (at, at) }));
     }
 
     fn find_consumers(&mut self) {
@@ -171,6 +174,7 @@ impl<'g> Groups<'g> {
         }
         if let Some(group) = &mut self.groups[to] {
             group.nodes.extend(gone.nodes);
+            group.span = (group.span.0.min(gone.span.0), group.span.1.max(gone.span.1));
         }
     }
 
@@ -266,27 +270,23 @@ impl<'g> Groups<'g> {
         self.stored.contains(&node) || self.consumers[&node].iter().any(|c| !members.contains(c))
     }
 
-    /// Whether something outside both sets reads `from` and is read by `to`, so that they cannot be one kernel.
-    pub fn path_around(&self, from: &[NodeId], to: &[NodeId]) -> bool {
-        let last = to.iter().map(|n| self.position[n]).max().unwrap_or(0);
+    /// Whether something else reads a group of `from` and is read by `to`, so that they cannot be one kernel.
+    pub fn path_around(&self, from: &[usize], to: usize) -> bool {
+        let last = self.group(to).span.1;
         let mut seen = vec![false; self.groups.len()];
-        let mut stack: Vec<NodeId> = from
-            .iter()
-            .flat_map(|n| &self.consumers[n])
-            .copied()
-            .filter(|n| !from.contains(n) && !to.contains(n))
-            .collect();
-        while let Some(n) = stack.pop() {
-            let g = self.group_of[&n];
+        from.iter().for_each(|&g| seen[g] = true);
+        let readers = |g: usize| self.nodes(g).iter().flat_map(|n| &self.consumers[n]).map(|n| self.group_of[n]);
+        let mut stack: Vec<usize> = from.iter().flat_map(|&g| readers(g)).filter(|&g| g != to).collect();
+        while let Some(g) = stack.pop() {
             // What lies behind all of `to` reads none of it; groups run as a whole.
-            if std::mem::replace(&mut seen[g], true) || self.nodes(g).iter().all(|m| self.position[m] >= last) {
+            if std::mem::replace(&mut seen[g], true) || self.group(g).span.0 >= last {
                 continue;
             }
-            for m in self.nodes(g).iter().flat_map(|m| &self.consumers[m]) {
-                if to.contains(m) {
+            for reader in readers(g) {
+                if reader == to {
                     return true;
                 }
-                stack.push(*m);
+                stack.push(reader);
             }
         }
         false
@@ -314,7 +314,7 @@ impl<'g> Groups<'g> {
     /// The groups, each after those it reads; among those that could come next, the one with the earliest last node.
     pub fn in_order(&self) -> Vec<usize> {
         let live: Vec<usize> = (0..self.groups.len()).filter(|&g| self.groups[g].is_some()).collect();
-        let key = |g: usize| (self.nodes(g).iter().map(|n| self.position[n]).max().unwrap_or(0), g);
+        let key = |g: usize| (self.group(g).span.1, g);
         let readers = |g: usize| -> BTreeSet<usize> {
             let consumers = self.nodes(g).iter().flat_map(|n| &self.consumers[n]);
             consumers.map(|n| self.group_of[n]).filter(|&r| r != g).collect()

@@ -58,12 +58,13 @@ fn take_epilogue(groups: &mut Groups<'_>, core: NodeId) {
             .filter(|&n| !members.contains(n) && !refused.contains(n))
             .min_by_key(|&n| groups.position[n]);
         let Some(&node) = next else { break };
+        let taken: Vec<usize> = members.iter().map(|m| groups.group_of[m]).collect();
         let fits = groups.roles[&node] == Role::Elementwise
             && graph.ty(node.into()).shape == shape
             && groups.nodes(groups.group_of[&node]).len() == 1
             && groups.all_aligned(&members, node, &shape)
             && groups.epilogue_can_read(node)
-            && !groups.path_around(&members, &[node]);
+            && !groups.path_around(&taken, groups.group_of[&node]);
         if fits {
             members.push(node);
         } else {
@@ -120,7 +121,7 @@ fn merged_domain(groups: &Groups<'_>, p: usize, c: usize) -> Option<Vec<Dim>> {
     }
     .to_vec();
     let aligned = consumers.iter().all(|&n| groups.all_aligned(producers, n, &domain));
-    (aligned && !groups.path_around(producers, consumers)).then_some(domain)
+    (aligned && !groups.path_around(&[p], c)).then_some(domain)
 }
 
 /// The price up to which a value with one reader is computed in the reader instead of stored.

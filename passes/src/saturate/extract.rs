@@ -56,9 +56,25 @@ impl States {
 
 /// The cost of a choice; `None` when it has a cycle or a class without a node.
 pub fn total(classes: &Classes, roots: &[Id], choice: &Choice, cost: &dyn Fn(Id, &Node) -> f64) -> Option<f64> {
+    sum_of(classes, roots, f64::INFINITY, &mut |id, children| {
+        let node = choice.get(&id)?;
+        children.extend(node.children().iter().map(|&c| classes.find(c)));
+        Some(cost(id, node))
+    })
+}
+
+/// The sum of the costs of all classes in use; `None` when one has no node, there is a cycle, or it is above a limit. `look`
+/// gives the cost of what is chosen for a class, and adds its operands to a list.
+fn sum_of(
+    classes: &Classes,
+    roots: &[Id],
+    limit: f64,
+    look: &mut dyn FnMut(Id, &mut Vec<Id>) -> Option<f64>,
+) -> Option<f64> {
     // Depth first; a class that is met while it is being worked on is part of a cycle.
     let mut done = States::default();
     let mut stack: Vec<(Id, bool)> = roots.iter().rev().map(|&r| (classes.find(r), false)).collect();
+    let mut children = Vec::new();
     let mut sum = 0.0;
     while let Some((id, finished)) = stack.pop() {
         let state = done.of(id);
@@ -71,11 +87,13 @@ pub fn total(classes: &Classes, roots: &[Id], choice: &Choice, cost: &dyn Fn(Id,
             State::Begun => return None,
             State::New => *state = State::Begun,
         }
-        let node = choice.get(&id)?;
-        sum += cost(id, node);
+        children.clear();
+        sum += look(id, &mut children)?;
+        if sum > limit {
+            return None;
+        }
         stack.push((id, true));
-        for &child in node.children().iter().rev() {
-            let child = classes.find(child);
+        for &child in children.iter().rev() {
             match done.of(child) {
                 State::Done => {}
                 State::Begun => return None,
@@ -157,6 +175,15 @@ fn greedy(classes: &Classes, cost: &dyn Fn(Id, &Node) -> f64) -> Choice {
 
 /// Takes other nodes for single classes as long as the whole gets cheaper.
 fn improve(classes: &Classes, roots: &[Id], best: &mut (Choice, f64), cost: &dyn Fn(Id, &Node) -> f64) {
+    // What is chosen, by class: its cost and operands, for the whole is summed up at every trial.
+    let entry = |id: Id, node: &Node| -> (f64, Vec<Id>) {
+        (cost(id, node), node.children().iter().map(|&c| classes.find(c)).collect())
+    };
+    let mut chosen: Vec<Option<(f64, Vec<Id>)>> = Vec::new();
+    for (&id, node) in &best.0 {
+        chosen.resize(chosen.len().max(usize::from(id) + 1), None);
+        chosen[usize::from(id)] = Some(entry(id, node));
+    }
     let mut trials = 0;
     for _ in 0..ROUNDS {
         let before = best.1;
@@ -171,12 +198,18 @@ fn improve(classes: &Classes, roots: &[Id], best: &mut (Choice, f64), cost: &dyn
                 if trials > TRIALS {
                     return;
                 }
-                let Some(old) = best.0.insert(id, node.clone()) else { continue };
-                match total(classes, roots, &best.0, cost) {
-                    Some(sum) if sum < best.1 * (1.0 - 1e-9) => best.1 = sum,
-                    _ => {
-                        best.0.insert(id, old);
+                let old = chosen[usize::from(id)].replace(entry(id, node));
+                let look = &mut |id: Id, operands: &mut Vec<Id>| {
+                    let (cost, children) = chosen.get(usize::from(id))?.as_ref()?;
+                    operands.extend(children);
+                    Some(*cost)
+                };
+                match sum_of(classes, roots, best.1, look) {
+                    Some(sum) if sum < best.1 * (1.0 - 1e-9) => {
+                        best.0.insert(id, node.clone());
+                        best.1 = sum;
                     }
+                    _ => chosen[usize::from(id)] = old,
                 }
             }
         }

@@ -9,7 +9,7 @@ use rustyline::{Config, Editor};
 use serde_json::{Value, json};
 
 use super::RunCommandError;
-use super::interrupt::Interrupt;
+use super::interrupt::{EXIT_CODE, Interrupt};
 use crate::pipelines::{Args, Input, Pipeline};
 
 /// Longest message, in bytes.
@@ -221,7 +221,7 @@ pub fn converse(
         }
         // On a terminal Ctrl-C ends the answer only; in a pipe there is nobody to go on.
         if interrupt.take() && !watched {
-            return Err(RunCommandError::Interrupted);
+            return Err(RunCommandError::Interrupted(EXIT_CODE));
         }
         tell(answered, watched)?;
     }

@@ -57,9 +57,9 @@ pub enum RunCommandError {
     /// Some of the results ended with an error; those and the others are printed.
     #[error("{0}")]
     Partial(String),
-    /// Ctrl-C; what was written until then is printed.
+    /// A signal, with the exit code that tells it; what was written until then is printed.
     #[error("interrupted")]
-    Interrupted,
+    Interrupted(u8),
     /// The answers cannot be written.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -72,14 +72,14 @@ impl From<FineTuneError> for RunCommandError {
 }
 
 impl RunCommandError {
-    /// 2 for wrong usage or bad input, 130 for Ctrl-C, 1 for all else.
+    /// 2 for wrong usage or bad input, 130 for Ctrl-C and 143 for a request to terminate, 1 for all else.
     pub fn exit_code(&self) -> u8 {
         match self {
             RunCommandError::Open(_) | RunCommandError::Input(_) => 2,
             RunCommandError::Pipeline(e) if e.is_usage() => 2,
             RunCommandError::Training(e) if e.is_usage() => 2,
             RunCommandError::Executable(e) if e.is_usage() => 2,
-            RunCommandError::Interrupted => interrupt::EXIT_CODE,
+            RunCommandError::Interrupted(code) => *code,
             RunCommandError::Pipeline(_) | RunCommandError::Training(_) | RunCommandError::Executable(_) => 1,
             RunCommandError::Output(_) | RunCommandError::Partial(_) => 1,
         }
@@ -362,7 +362,7 @@ fn write(pipeline: &Pipeline, args: &Args, inputs: Inputs, matches: &ArgMatches)
             }
             done => done?,
         }
-        if interrupt.take() { Err(RunCommandError::Interrupted) } else { Ok(()) }
+        if interrupt.take() { Err(RunCommandError::Interrupted(interrupt::EXIT_CODE)) } else { Ok(()) }
     })
 }
 
@@ -407,7 +407,7 @@ impl Own {
 pub fn finish(done: Result<(), RunCommandError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(RunCommandError::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Err(RunCommandError::Interrupted(code)) => ExitCode::from(code),
         Err(RunCommandError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {e}");

@@ -13,6 +13,8 @@ mod rope;
 mod scatter;
 mod vmath;
 
+use lith_ir::testing::attention_number;
+
 /// Deterministic values: a small generator is enough to place every operand (splitmix64).
 pub struct Random(pub u64);
 
@@ -58,35 +60,8 @@ impl Dropout {
 
     /// What the weight of a key at this position is multiplied by; `row` is query token · heads + head.
     pub fn factor(self, row: usize, place: usize) -> f64 {
-        let counter = [row as u32, (place / 64 * 16 + place % 16) as u32];
-        let word = threefry(self.key, counter)[place / 32 % 2];
-        let number = if (place / 16).is_multiple_of(2) { word & 0xffff } else { word >> 16 };
-        if number < self.dropped { 0.0 } else { f64::from(self.kept()) }
+        if attention_number(self.key, row, place) < self.dropped { 0.0 } else { f64::from(self.kept()) }
     }
-}
-
-/// Threefry-2x32 with 20 rounds (Salmon et al. 2011, section 3.3).
-fn threefry(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
-    let keys = [key[0], key[1], key[0] ^ key[1] ^ 0x1BD1_1BDA];
-    let [mut a, mut b] = [counter[0].wrapping_add(keys[0]), counter[1].wrapping_add(keys[1])];
-    for round in 0..20 {
-        a = a.wrapping_add(b);
-        b = b.rotate_left([13, 15, 26, 6, 17, 29, 16, 24][round % 8]) ^ a;
-        if round % 4 == 3 {
-            let n = round / 4 + 1;
-            a = a.wrapping_add(keys[n % 3]);
-            b = b.wrapping_add(keys[(n + 1) % 3]).wrapping_add(n as u32);
-        }
-    }
-    [a, b]
-}
-
-/// The known answers that the generator's authors publish with it.
-#[test]
-fn threefry_of_the_reference_gives_its_known_answers() {
-    assert_eq!(threefry([0; 2], [0; 2]), [0x6b20_0159, 0x99ba_4efe]);
-    assert_eq!(threefry([u32::MAX; 2], [u32::MAX; 2]), [0x1cb9_96fc, 0xbb00_2be7]);
-    assert_eq!(threefry([0x1319_8a2e, 0x0370_7344], [0x243f_6a88, 0x85a3_08d3]), [0xc492_3a9c, 0x483d_f7a0]);
 }
 
 /// Fails unless each `found` is within `tolerance` times its `scale` of what was `expected`.

@@ -1,6 +1,7 @@
 //! Numbers of the generator, word by word.
 
-use super::threefry;
+use lith_ir::testing::threefry;
+
 use crate::kernels::Isa;
 use crate::kernels::random::{RandomArgs, random_on};
 

@@ -426,7 +426,7 @@ fn threefry_gives_its_known_answers() {
         let interpreter = Interpreter::new(&program, Mode::Rounded).unwrap();
         let found = interpreter.run_pure("main", &[words(counter), words(key)]).unwrap();
         let found: Vec<i64> = found.iter().map(|t| t.as_ints().unwrap()[0]).collect();
-        assert_eq!(found, expected);
+        assert_eq!(found, expected.map(i64::from));
     }
     let bits = |shape: &[usize], stream| {
         let op = Op::RandomBits { shape: shape.iter().map(|&d| Dim::from(d)).collect(), stream };

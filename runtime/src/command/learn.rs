@@ -98,7 +98,10 @@ fn learn(own: &Path, matches: &ArgMatches) -> Result<(), RunCommandError> {
     let tuning =
         FineTuning { program, info, tokenizer, data, data_args, args, target, files, card, report, callbacks, stop };
     let outcome = tuning.run().map_err(|e| match signals.exit_code() {
-        Some(code) => RunCommandError::Interrupted(code),
+        Some(code) => {
+            eprintln!("error: {e}");
+            RunCommandError::Interrupted(code)
+        }
         None => e.into(),
     })?;
     if let Some(new) = matches.get_one::<PathBuf>("save_executable") {

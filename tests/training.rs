@@ -182,7 +182,7 @@ fn question_answering() {
     refused(&[json!({"question": "it is", "context": context, "answers": "rain"})], &["line 1", "answer_start"]);
 }
 
-/// TA-15: activations computed again change no bit of what is learnt, under the old name too.
+/// TA-15, TL-09: activations computed again change no bit of what is learnt, under the old name too.
 #[test]
 fn activations_computed_again() {
     let run = |more: &[&str]| {
@@ -272,7 +272,7 @@ fn from_scratch() {
     assert!(header.contains("F16") && !header.contains("F32"), "{header}");
 }
 
-/// TL-06, BS-02: four accumulated batches of 8 are one of 32.
+/// TL-06, TL-09, BS-02: four accumulated batches of 8 are one of 32.
 #[test]
 fn accumulated_batches_are_one() {
     let run = |size: &str, batches: &str| {

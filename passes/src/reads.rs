@@ -23,15 +23,19 @@ pub(crate) struct Stored<'a> {
     pub producer: BTreeMap<Value, usize>,
     /// For each kernel the stored values it reads: roots of its operands, what comes from outside left out.
     pub reads: Vec<BTreeSet<Value>>,
+    /// The last kernel that reads each value that one reads.
+    last_read: BTreeMap<Value, usize>,
 }
 
 impl<'a> Stored<'a> {
     pub fn new(graph: &'a Graph, kernels: &[Kernel]) -> Self {
         let producer = kernels.iter().enumerate().flat_map(|(i, k)| k.outputs.iter().map(move |&v| (v, i))).collect();
-        let mut stored = Stored { graph, producer, reads: Vec::new() };
+        let mut stored = Stored { graph, producer, reads: Vec::new(), last_read: BTreeMap::new() };
         let computed = |v: &Value| !is_outside(&graph.node(v.node).op);
         let reads = |k: &Kernel| operands(graph, k).into_iter().map(|v| stored.root(v)).filter(computed).collect();
         stored.reads = kernels.iter().map(reads).collect();
+        stored.last_read =
+            stored.reads.iter().enumerate().flat_map(|(i, reads)| reads.iter().map(move |&v| (v, i))).collect();
         stored
     }
 
@@ -49,8 +53,7 @@ impl<'a> Stored<'a> {
     /// The kernel that stores a value and the last that reads it.
     pub fn live_range(&self, value: Value) -> (usize, usize) {
         let first = self.producer.get(&value).copied().unwrap_or(0);
-        let last = self.reads.iter().rposition(|reads| reads.contains(&value));
-        (first, last.map_or(first, |l| l.max(first)))
+        (first, self.last_read.get(&value).map_or(first, |&last| last.max(first)))
     }
 }
 

@@ -16,12 +16,13 @@ pub use error::CheckpointError;
 pub use folder::CheckpointFolder;
 pub use load::SavedWeights;
 pub use sizes::parse_size;
+pub use weights::ReadTensor;
 
 #[cfg(test)]
 pub(super) use disk::DiskFile;
 pub(super) use disk::{Disk, RealDisk};
 pub(super) use load::{check, load_weights};
-pub use save::ModelFiles;
+pub use save::{ModelFiles, save_weights};
 pub(super) use save::{save_checkpoint, save_model, write_text};
 
 /// `trainer_state.json`, beside the weights.

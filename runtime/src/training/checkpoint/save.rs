@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::disk::Disk;
 use super::error::CheckpointError;
 use super::folder::{CheckpointFolder, Hidden};
-use super::{OPTIMIZER, TRAINER_STATE, TRAINING_ARGS, weights};
+use super::weights::ReadTensor;
+use super::{OPTIMIZER, RealDisk, TRAINER_STATE, TRAINING_ARGS, weights};
 use crate::training::program::{Role, TensorSpec, TrainProgram};
 use crate::training::state::{TrainerState, pretty};
 
@@ -46,29 +47,40 @@ fn write_bytes(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Checkpo
     written.and_then(|()| disk.rename(&partial, path)).map_err(|error| CheckpointError::write(path, error))
 }
 
+/// A model as it is written.
+struct Written<'a> {
+    specs: Vec<&'a TensorSpec>,
+    read: &'a ReadTensor<'a>,
+    files: &'a ModelFiles,
+    /// The arguments it was trained with.
+    args: Option<&'a Map<String, Value>>,
+    /// The update that it is a checkpoint of.
+    step: Option<u64>,
+}
+
 /// Writes weights, companions and arguments of a model into a folder that nobody reads yet; gives the names of the files
 /// with weights.
-fn write_model(
-    disk: &dyn Disk,
-    folder: &Path,
-    program: &dyn TrainProgram,
-    files: &ModelFiles,
-    args: &Map<String, Value>,
-    step: Option<u64>,
-) -> Result<Vec<String>, CheckpointError> {
-    let specs: Vec<&TensorSpec> = program.tensors().iter().filter(|spec| spec.role != Role::Optimizer).collect();
+fn write_model(disk: &dyn Disk, folder: &Path, model: &Written<'_>) -> Result<Vec<String>, CheckpointError> {
+    let &Written { ref specs, read, files, args, step } = model;
     let mut metadata = json!({"format": "pt"});
     if let Some(step) = step {
         metadata["global_step"] = step.to_string().into();
     }
     let dtype = files.dtype.filter(|_| step.is_none());
     let form = weights::Form { dtype, metadata };
-    let written = weights::write_sharded(disk, folder, &files.stem, program, &specs, files.max_shard_size, &form)?;
+    let written = weights::write_sharded(disk, folder, &files.stem, read, specs, files.max_shard_size, &form)?;
     for (name, bytes) in &files.companions {
         write_bytes(disk, &folder.join(name), bytes)?;
     }
-    write_text(disk, &folder.join(TRAINING_ARGS), &pretty(&Value::Object(args.clone()), 2))?;
+    if let Some(args) = args {
+        write_text(disk, &folder.join(TRAINING_ARGS), &pretty(&Value::Object(args.clone()), 2))?;
+    }
     Ok(written)
+}
+
+/// The weights of a program that learns.
+fn weights_of(program: &dyn TrainProgram) -> Vec<&TensorSpec> {
+    program.tensors().iter().filter(|spec| spec.role != Role::Optimizer).collect()
 }
 
 /// Saves a checkpoint, whole or not at all, and gives its place. (EC-11, EC-17)
@@ -93,13 +105,15 @@ pub(in crate::training) fn save_checkpoint(
             move |error| CheckpointError::write(&path, error)
         };
         disk.remove(&partial).and_then(|()| disk.make_folder(&partial)).map_err(io(&partial))?;
-        write_model(disk, &partial, program, files, args, Some(step))?;
+        let read = |name: &str| program.read(name);
+        let specs = weights_of(program);
+        write_model(disk, &partial, &Written { specs, read: &read, files, args: Some(args), step: Some(step) })?;
         if resumable {
             let specs: Vec<&TensorSpec> =
                 program.tensors().iter().filter(|spec| spec.role == Role::Optimizer).collect();
             let metadata = json!({"format": "lith", "global_step": step.to_string()});
             let form = weights::Form { dtype: None, metadata };
-            weights::write_file(disk, &partial.join(OPTIMIZER), program, &specs, &form)?;
+            weights::write_file(disk, &partial.join(OPTIMIZER), &read, &specs, &form)?;
         }
         write_text(disk, &partial.join(TRAINER_STATE), &state.to_text())?;
         disk.sync_folder(&partial).map_err(io(&partial))?;
@@ -134,12 +148,32 @@ pub(in crate::training) fn save_model(
     files: &ModelFiles,
     args: &Map<String, Value>,
 ) -> Result<(), CheckpointError> {
+    let read = |name: &str| program.read(name);
+    save(disk, folder, &Written { specs: weights_of(program), read: &read, files, args: Some(args), step: None })
+}
+
+/// Saves a model that is not trained: weights and companions, each file whole or not at all, in a folder that is made if there
+/// is none. `read` gives the tensors by the names that `specs` has. (EX-01, EX-03)
+///
+/// # Errors
+/// When they cannot be read or written, or are not what `specs` says.
+pub fn save_weights(
+    folder: &Path,
+    specs: &[TensorSpec],
+    read: &ReadTensor<'_>,
+    files: &ModelFiles,
+) -> Result<(), CheckpointError> {
+    save(&RealDisk, folder, &Written { specs: specs.iter().collect(), read, files, args: None, step: None })
+}
+
+fn save(disk: &dyn Disk, folder: &Path, model: &Written<'_>) -> Result<(), CheckpointError> {
+    let Written { files, args, .. } = model;
     let partial = folder.join(".model.partial");
     let written = || -> Result<(), CheckpointError> {
         let made = disk.remove(&partial).and_then(|()| disk.make_folder(&partial));
         made.map_err(|error| CheckpointError::write(&partial, error))?;
-        let weights = write_model(disk, &partial, program, files, args, None)?;
-        let others = files.companions.iter().map(|(name, _)| name.as_str()).chain([TRAINING_ARGS]);
+        let weights = write_model(disk, &partial, model)?;
+        let others = files.companions.iter().map(|(name, _)| name.as_str()).chain(args.map(|_| TRAINING_ARGS));
         for name in weights.iter().map(String::as_str).chain(others) {
             let to = folder.join(name);
             disk.rename(&partial.join(name), &to).map_err(|error| CheckpointError::write(&to, error))?;

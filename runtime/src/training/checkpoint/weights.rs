@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::disk::Disk;
 use super::error::CheckpointError;
 use crate::tensor::Tensor;
-use crate::training::program::{TensorSpec, TrainProgram};
+use crate::training::program::{StepError, TensorSpec};
 use crate::training::state::pretty;
 use crate::weights::convert;
 
@@ -39,6 +39,9 @@ fn bytes_of(spec: &TensorSpec) -> u64 {
     spec.elements() * spec.dtype.size() as u64
 }
 
+/// Gives the values of a tensor by its name.
+pub type ReadTensor<'a> = dyn Fn(&str) -> Result<Tensor, StepError> + 'a;
+
 /// How tensors are written.
 pub(super) struct Form {
     /// Type of floats; their own otherwise.
@@ -59,12 +62,12 @@ impl Form {
     }
 }
 
-/// Writes these tensors of a program into one file: widest elements first, so that all are aligned, then in order of
+/// Writes these tensors into one file: widest elements first, so that all are aligned, then in order of
 /// names.
 pub(super) fn write_file(
     disk: &dyn Disk,
     path: &Path,
-    program: &dyn TrainProgram,
+    read: &ReadTensor<'_>,
     specs: &[&TensorSpec],
     form: &Form,
 ) -> Result<(), CheckpointError> {
@@ -85,7 +88,7 @@ pub(super) fn write_file(
     let mut file = disk.create(path).map_err(failed)?;
     file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header)).map_err(failed)?;
     for spec in specs {
-        let tensor = program.read(&spec.name)?;
+        let tensor = read(&spec.name)?;
         if (tensor.dtype(), tensor.shape()) != (spec.dtype, spec.shape.as_slice()) {
             let problem = format!("tensor {} is {:?} {:?}", spec.name, tensor.dtype(), tensor.shape());
             return Err(CheckpointError::unusable(path, format!("{problem}, not {:?} {:?}", spec.dtype, spec.shape)));
@@ -103,7 +106,7 @@ pub(super) fn write_sharded(
     disk: &dyn Disk,
     folder: &Path,
     stem: &str,
-    program: &dyn TrainProgram,
+    read: &ReadTensor<'_>,
     specs: &[&TensorSpec],
     max_bytes: u64,
     form: &Form,
@@ -128,7 +131,7 @@ pub(super) fn write_sharded(
     let mut files = Vec::new();
     let mut places = BTreeMap::new();
     for (at, shard) in shards.iter().enumerate() {
-        write_file(disk, &folder.join(name(at)), program, shard, form)?;
+        write_file(disk, &folder.join(name(at)), read, shard, form)?;
         places.extend(shard.iter().map(|spec| (spec.name.as_str(), name(at))));
         files.push(name(at));
     }

@@ -19,6 +19,7 @@ mod env;
 pub mod error;
 pub mod executable;
 pub mod inspect;
+pub mod merge;
 pub mod model;
 pub mod quantize;
 pub mod train;

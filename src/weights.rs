@@ -57,6 +57,11 @@ pub struct LoadedPart {
 }
 
 impl Weights {
+    /// Whether the names of all parameters are those of one checkpoint.
+    pub fn is_one_checkpoint(&self) -> bool {
+        matches!(self, Weights::Checkpoints(parts) if matches!(parts.as_slice(), [part] if part.prefix.is_empty()))
+    }
+
     /// The storage that a matrix keeps whatever is asked for: a GGUF file's own codes, or its 16-bit floats.
     pub fn kept(&self, name: &str) -> Option<Storage> {
         match self {

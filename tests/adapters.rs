@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Output;
 
 use lith::compile::{CompileOptions, prepare};
+use lith::merge::merge;
 use lith::model::{Model, ModelOptions};
+use lith_ir::DType;
 use lith_ir::quant::Scheme;
 use lith_models::Checkpoint;
 use lith_models::checkpoint::StoredTensor;
@@ -17,7 +19,7 @@ use lith_passes::quantize::{quantize, scheme};
 use lith_runtime::model::CompiledModel;
 use lith_runtime::program::Program;
 use serde_json::Value;
-use support::bad::Case;
+use support::bad::{Case, expect_refusal};
 use support::language::{feed, fresh, load};
 use support::training::{lend_tokenizer, losses, texts, two_classes};
 use support::{batch, fixtures, flat, forward, ids, part, read_json, relative_difference};
@@ -185,44 +187,74 @@ fn misfits_are_refused() {
     case.refused(&["run", "model", "--adapter", "out", "text"], &["lora_", "expected [2", "made for model"]);
 }
 
-/// PE-01, PE-02, PE-03, PE-06: adapters that PEFT wrote, merged, against PEFT's own logits in double precision: targets by name,
-/// pattern or all linear layers, ranks and scales by pattern, rank-stabilised scales, magnitudes, biases, modules saved whole,
-/// tables, some layers only, and layers that files have joined or the other way round.
+/// Expects a model to give the logits that PEFT gave.
+fn expect_logits(model: Model, decoder: bool, cases: &Value, what: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.lith");
+    let options = CompileOptions::new("float32", "native").unwrap();
+    prepare(model, &options, None).unwrap().write_artifact(&path).unwrap();
+    for case in cases.as_array().unwrap() {
+        let ids = ids(&case["ids"]);
+        let found = if decoder {
+            let mut model = load(&path, 1, 64);
+            let mut state = fresh(&model, 1, ids.len()).remove(0);
+            feed(&mut model, &mut [(&mut state, &ids)], ids.len()).concat()
+        } else {
+            let types = vec![0; ids.len()];
+            let batch = batch(&[(ids, types)]);
+            let model = CompiledModel::new(Program::open(&path, 1).unwrap()).unwrap();
+            part(&forward(&model, &batch)[0], &batch, 0, false).to_vec()
+        };
+        let difference = relative_difference(&found, &flat(&case["logits"]));
+        assert!(difference <= 1e-5, "{what}: differs by {difference:e}");
+    }
+}
+
+/// PE-01, PE-02, PE-03, PE-06, EX-04: adapters that PEFT wrote, merged, against PEFT's own logits in double precision: targets
+/// by name, pattern or all linear layers, ranks and scales by pattern, rank-stabilised scales, magnitudes, biases, modules saved
+/// whole, tables, some layers only, and layers that files have joined or the other way round. The merged model, saved, gives
+/// them without the adapter.
 #[test]
 fn made_by_peft() {
     let mut folders: Vec<_> = fs::read_dir(fixtures().join("adapters")).unwrap().map(|e| e.unwrap().path()).collect();
     folders.sort();
     assert!(folders.len() >= 14, "{} fixtures", folders.len());
     for folder in folders {
+        let what = folder.display().to_string();
         let golden = read_json(&folder.join("golden.json"));
         let base = fixtures().join(golden["base"].as_str().unwrap());
         let decoder = golden["base"].as_str().unwrap().starts_with("decoders/");
-        let from = ModelOptions {
-            adapter: Some(folder.to_string_lossy().into_owned()),
-            task: decoder.then(|| "text-generation".into()),
-            ..ModelOptions::default()
-        };
-        let model = Model::open(&base.to_string_lossy(), &from).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("model.lith");
-        let options = CompileOptions::new("float32", "native").unwrap();
-        prepare(model, &options, None).unwrap().write_artifact(&path).unwrap();
-        for case in golden["cases"].as_array().unwrap() {
-            let ids = ids(&case["ids"]);
-            let found = if decoder {
-                let mut model = load(&path, 1, 64);
-                let mut state = fresh(&model, 1, ids.len()).remove(0);
-                feed(&mut model, &mut [(&mut state, &ids)], ids.len()).concat()
-            } else {
-                let types = vec![0; ids.len()];
-                let batch = batch(&[(ids, types)]);
-                let model = CompiledModel::new(Program::open(&path, 1).unwrap()).unwrap();
-                part(&forward(&model, &batch)[0], &batch, 0, false).to_vec()
-            };
-            let difference = relative_difference(&found, &flat(&case["logits"]));
-            assert!(difference <= 1e-5, "{}: differs by {difference:e}", folder.display());
-        }
+        let task = decoder.then(|| "text-generation".into());
+        let from = ModelOptions { adapter: Some(what.clone()), task: task.clone(), ..ModelOptions::default() };
+        let model = Model::open(&base.to_string_lossy(), &from).unwrap_or_else(|e| panic!("{what}: {e}"));
+        expect_logits(model, decoder, &golden["cases"], &what);
+
+        let merged = tempfile::tempdir().unwrap();
+        merge(&base.to_string_lossy(), &from, DType::F32, merged.path()).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let from = ModelOptions { task, strict: true, ..ModelOptions::default() };
+        let model = Model::open(&merged.path().to_string_lossy(), &from).unwrap_or_else(|e| panic!("{what}: {e}"));
+        expect_logits(model, decoder, &golden["cases"], &format!("{what}, merged and saved"));
     }
+}
+
+/// EX-02, EX-04: `lith merge` writes a folder that answers as the base with its adapter, in the type that is asked for; what
+/// is no model to be saved so is refused.
+#[test]
+fn merged_by_command() {
+    let case = case();
+    let adapter = fixtures().join("adapters/all-linear").to_string_lossy().into_owned();
+    let run = |args: &[&str]| case.run(&[&["merge", "model", "-o", "whole"], args].concat());
+    let done = run(&["--adapter", &adapter, "--dtype", "float16"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let file = Checkpoint::open_file(&case.root().join("whole/model.safetensors")).unwrap();
+    assert!(file.tensors().all(|tensor| tensor.dtype() == DType::F16));
+    let near = |a: &[(String, f64)], b: &[(String, f64)]| {
+        a.iter().zip(b).all(|((x, p), (y, q))| x == y && (p - q).abs() < 1e-3)
+    };
+    let (whole, apart) = (scores(&case, &["whole"]), scores(&case, &["model", "--adapter", &adapter]));
+    assert!(whole.iter().zip(&apart).all(|(a, b)| near(a, b)), "{whole:?}, expected {apart:?}");
+    expect_refusal(&run(&[]), &["--adapter"]);
+    expect_refusal(&run(&["--adapter", &adapter, "--quantize", "nf4"]), &["--quantize"]);
 }
 
 /// Arguments of a run that learns something within seconds.

@@ -27,6 +27,8 @@ pub enum Command {
     /// Train a model further on files of rows
     #[command(disable_help_flag = true)]
     Train(Run),
+    /// Write a model with an adapter merged into its weights, as Transformers saves models
+    Merge(Box<Merge>),
     /// Show what a model or an artifact is made of
     Inspect(Inspect),
     /// Check an artifact against the reference interpreter on random inputs
@@ -122,6 +124,22 @@ pub struct ModelArgs {
     /// Re-initialise tensors whose shape differs, instead of refusing
     #[arg(long)]
     pub ignore_mismatched_sizes: bool,
+}
+
+/// Arguments of `merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// Directory or hub id of the model that the adapter (--adapter) is for; --dtype is what floats are saved as
+    pub model: String,
+    /// Folder to write to
+    #[arg(short, long, value_name = "FOLDER")]
+    pub output_dir: PathBuf,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Where the model comes from
+    #[command(flatten)]
+    pub from: ModelArgs,
 }
 
 /// What compilation writes.

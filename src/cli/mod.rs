@@ -5,6 +5,7 @@ mod compile;
 mod inspect;
 mod lora;
 mod measure;
+mod merge;
 mod progress;
 mod run;
 mod train;
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Compile(args) => compile::compile(&args),
         Command::Run(args) => return run::run(&args),
         Command::Train(args) => return train::train(&args),
+        Command::Merge(args) => merge::merge(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => measure::verify(&args),
         Command::Tokenize(args) => inspect::tokenize(&args),

@@ -2,7 +2,7 @@
 //! files.
 
 mod executable;
-mod files;
+pub(crate) mod files;
 mod fine_tune;
 mod head;
 

@@ -13,7 +13,7 @@ use lith_models::config::ProblemType;
 use lith_models::families::{self, Family, Part, Traced, sentence::Stack};
 use lith_models::gguf::{self, Gguf};
 use lith_models::source::read_text;
-use lith_models::weights::{Fresh, resolve};
+use lith_models::weights::{Fresh, Piece, resolve};
 use lith_models::{Checkpoint, Config, Head, HubEnv, LoadOptions, Source, SourceOptions};
 use lith_runtime::pipelines::{ModelInfo, Task};
 use lith_runtime::tokenizer::{Assets, AutoTokenizer, TOKENIZER_FILES};
@@ -92,8 +92,8 @@ pub struct Model {
     pub training: bool,
     /// What of it learns, where adapters do.
     pub adapted: Option<Adapted>,
-    /// Parameters that the checkpoint holds otherwise: as rows of another tensor, or transposed.
-    pub converted: Vec<String>,
+    /// Parameters that checkpoints hold otherwise, with how.
+    pub pieces: BTreeMap<String, Piece>,
 }
 
 /// What the files of a model say before its program is traced: enough for a cache key.
@@ -260,8 +260,9 @@ impl Opened {
         let Traced { program, mut parts, max_length, adapted } = traced.map_err(Error::input)?;
         let info = self.info(max_length)?;
         let Opened { origin, config, options, adapter, .. } = self;
-        let wanted = parts.iter().flat_map(|part| &part.wanted).filter(|parameter| parameter.piece.is_some());
-        let converted = wanted.map(|parameter| parameter.name.clone()).collect();
+        let wanted = parts.iter().flat_map(|part| &part.wanted);
+        let pieces: BTreeMap<String, Piece> =
+            wanted.filter_map(|parameter| Some((parameter.name.clone(), parameter.piece.clone()?))).collect();
         let placed = match adapter {
             Some((adapter, labels)) => {
                 files.extend(labels);
@@ -321,12 +322,12 @@ impl Opened {
             let factors = program.params.iter().filter(|(name, _)| is_adapter(name));
             let shapes = factors.filter_map(|(name, ty)| Some((name.clone(), ty.static_shape()?))).collect();
             let fresh = Fresh { seed: lora.seed, std: initializer_range(&config) };
-            weights = Weights::Adapted(Box::new(weights), FreshAdapters { fresh, shapes });
+            weights = Weights::Adapted(Box::new(weights), FreshAdapters { fresh, shapes, pieces: pieces.clone() });
         }
         files.sort();
         files.dedup();
         let training = options.training.is_some();
-        Ok(Model { config, info, program, warnings, assets, files, weights, training, adapted, converted })
+        Ok(Model { config, info, program, warnings, assets, files, weights, training, adapted, pieces })
     }
 
     fn info(&self, max_length: usize) -> Result<ModelInfo> {

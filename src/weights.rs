@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use lith_codegen::WeightData;
 use lith_ir::DType;
 use lith_ir::quant::Storage;
-use lith_models::adapters::Placed;
+use lith_models::adapters::{MAGNITUDE, Placed};
 use lith_models::gguf::{Gguf, GgufTensor, TensorData};
-use lith_models::weights::{Fresh, Init, Loaded, Piece, Wanted, collapse};
+use lith_models::weights::{Fresh, Init, Loaded, Piece, Rows, Wanted, collapse};
 
 use crate::error::{Error, Result};
 
@@ -27,18 +27,40 @@ pub enum Weights {
 }
 
 /// Adapters that have learnt nothing yet: the first factors are drawn, the second ones zero, so that they change nothing
-/// (PE-04).
+/// (PE-04); magnitudes are those of the weights.
 pub struct FreshAdapters {
     /// The generator.
     pub fresh: Fresh,
-    /// Shapes of the factors by name.
+    /// Shapes of the factors and magnitudes by name.
     pub shapes: BTreeMap<String, Vec<usize>>,
+    /// Parameters that are parts of what files have as one weight.
+    pub pieces: BTreeMap<String, Piece>,
 }
 
 impl FreshAdapters {
-    fn draw(&self, name: &str) -> Option<Vec<f32>> {
-        let init = if name.ends_with(".lora_A.weight") { Init::KaimingUniform } else { Init::Zeros };
-        Some(self.fresh.draw(name, self.shapes.get(name)?, init))
+    fn draw(&self, name: &str, base: &Weights) -> Result<Option<Vec<f32>>> {
+        let Some(shape) = self.shapes.get(name) else { return Ok(None) };
+        let Some(module) = name.strip_suffix(MAGNITUDE) else {
+            let init = if name.ends_with(".lora_A.weight") { Init::KaimingUniform } else { Init::Zeros };
+            return Ok(Some(self.fresh.draw(name, shape, init)));
+        };
+        let weight = format!("{module}.weight");
+        let parts = self.pieces.iter().filter(|(_, piece)| piece.of == weight);
+        let mut parts: Vec<(&str, Rows)> = parts.map(|(part, piece)| (part.as_str(), piece.rows)).collect();
+        if parts.is_empty() {
+            parts.push((&weight, Rows::all(shape.iter().product())));
+        }
+        let mut norms = vec![0.0; shape.iter().product()];
+        for (part, rows) in parts {
+            let values = base.values(part)?;
+            let columns = values.len().checked_div(rows.count()).unwrap_or(0).max(1);
+            for (row, at) in values.chunks_exact(columns).zip(rows.indices()) {
+                let squares: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
+                let norm = norms.get_mut(at).ok_or_else(|| Error::failure(format!("`{name}` has no row {at}")))?;
+                *norm = squares.sqrt() as f32;
+            }
+        }
+        Ok(Some(norms))
     }
 }
 
@@ -91,7 +113,7 @@ impl Weights {
                 None if !placed.changes(name) => base.read(name),
                 None => Ok(elements(&placed.merged(name, base.values(name)?).map_err(Error::input)?)),
             },
-            Weights::Adapted(base, adapters) => match adapters.draw(name) {
+            Weights::Adapted(base, adapters) => match adapters.draw(name, base)? {
                 Some(values) => Ok(elements(&values)),
                 None => base.read(name),
             },

@@ -247,7 +247,7 @@ fn merged_by_command() {
     let done = run(&["--adapter", &adapter, "--dtype", "float16"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let file = Checkpoint::open_file(&case.root().join("whole/model.safetensors")).unwrap();
-    assert!(file.tensors().all(|tensor| tensor.dtype() == DType::F16));
+    assert!(file.tensors().all(|tensor| tensor.dtype().unwrap() == DType::F16));
     let near = |a: &[(String, f64)], b: &[(String, f64)]| {
         a.iter().zip(b).all(|((x, p), (y, q))| x == y && (p - q).abs() < 1e-3)
     };

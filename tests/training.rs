@@ -206,15 +206,6 @@ fn fill_mask() {
     expect_learning(&case, 0.8);
 }
 
-/// A model whose checkpoints hold its matrices otherwise would be saved as nobody reads it: it is refused before it learns.
-#[test]
-fn converted_weights() {
-    let case = case("decoders/gpt2", &[json!({"text": "the capital"})]);
-    lend_tokenizer(&case);
-    expect_refusal(&case.run(&arguments(&[])), &["gpt2", "transposed", "--lora"]);
-    assert!(!case.root().join("out").exists());
-}
-
 /// COL-07, DS-05, TL-07: causal language models, by rows and in joined blocks.
 #[test]
 fn text_generation() {

@@ -132,7 +132,9 @@ fn every_task() {
         ("bert-token-classification", vec![tags], &told_by_rows[..], &["the capital"][..]),
         ("albert-masked-lm", vec![text.clone()], &[], &masked),
         ("roberta-sequence-classification", number.to_vec(), &told_by_rows, &["the capital"]),
-        ("decoders/llama", vec![text], &[], &written),
+        ("decoders/llama", vec![text.clone()], &[], &written),
+        ("decoders/gpt2", vec![text.clone()], &[], &written),
+        ("decoders/falcon-new", vec![text], &[], &written),
     ];
     for (fixture, rows, compiled, asked) in tables {
         let rows: Vec<Value> = rows.iter().cycle().take(8).cloned().collect();

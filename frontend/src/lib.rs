@@ -14,7 +14,7 @@ pub use cache::CacheType;
 pub use error::TraceError;
 pub use sequence::{Layout, Sequence};
 pub use tensor::Tensor;
-pub use trace::{Scope, Trace};
+pub use trace::{LinearLayer, Scope, Trace};
 
 #[cfg(test)]
 mod tests;

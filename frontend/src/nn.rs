@@ -7,27 +7,26 @@ pub use rope::{Angles, Frequencies, Rope};
 use lith_ir::{Activation, Dim};
 
 use crate::sequence::AttentionSpec;
-use crate::{Scope, Sequence, Tensor};
+use crate::{LinearLayer, Scope, Sequence, Tensor};
 
 /// `x[.., in] * weight[out, in]^T + bias[out]`; parameters `NAME.weight`, `NAME.bias`.
-pub fn linear(scope: &Scope, name: &str, x: &Tensor, [out, input]: [usize; 2]) -> Tensor {
-    scope.at(name, |s| {
-        let y = x.linear(&s.param("weight", [out, input]), Some(&s.param("bias", [out])));
-        s.linear_layer(x, y, [out, input])
-    })
+pub fn linear(scope: &Scope, name: &str, x: &Tensor, shape: [usize; 2]) -> Tensor {
+    projection(scope, name, x, shape, true)
 }
 
 /// [`linear`] without bias.
-pub fn linear_no_bias(scope: &Scope, name: &str, x: &Tensor, [out, input]: [usize; 2]) -> Tensor {
-    scope.at(name, |s| {
-        let y = x.linear(&s.param("weight", [out, input]), None);
-        s.linear_layer(x, y, [out, input])
-    })
+pub fn linear_no_bias(scope: &Scope, name: &str, x: &Tensor, shape: [usize; 2]) -> Tensor {
+    projection(scope, name, x, shape, false)
 }
 
 /// [`linear`] with or without bias.
 pub fn projection(scope: &Scope, name: &str, x: &Tensor, shape: [usize; 2], bias: bool) -> Tensor {
-    if bias { linear(scope, name, x, shape) } else { linear_no_bias(scope, name, x, shape) }
+    scope.at(name, |s| {
+        let weight = s.param("weight", shape);
+        let bias = bias.then(|| s.param("bias", [shape[0]]));
+        let y = x.linear(&weight, bias.as_ref());
+        s.linear_layer(LinearLayer { x, weight: &weight, bias: bias.as_ref(), y, shape })
+    })
 }
 
 /// Rows of the table `NAME.weight [rows, width]` by integer `ids`: `[.., width]`.

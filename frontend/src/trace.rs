@@ -44,8 +44,23 @@ struct Dropout {
 #[derive(Clone)]
 struct OnLinear(Rc<Adapt>);
 
-/// From the scope of a linear layer, its input, its output, and its numbers of outputs and inputs, to what its output is to be.
-type Adapt = dyn Fn(&Scope, &Tensor, Tensor, [usize; 2]) -> Tensor;
+/// From a linear layer and its scope to what its output is to be.
+type Adapt = dyn Fn(&Scope, LinearLayer<'_>) -> Tensor;
+
+/// A linear layer that was recorded.
+#[derive(Debug)]
+pub struct LinearLayer<'a> {
+    /// What goes in, `[.., in]`.
+    pub x: &'a Tensor,
+    /// What it is multiplied by, `[out, in]`.
+    pub weight: &'a Tensor,
+    /// What is added, `[out]`.
+    pub bias: Option<&'a Tensor>,
+    /// What comes out, `[.., out]`.
+    pub y: Tensor,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+}
 
 impl std::fmt::Debug for OnLinear {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -168,9 +183,9 @@ impl Trace {
         )
     }
 
-    /// From here on every [`nn`](crate::nn) layer that multiplies by a weight `[out, in]` is shown to `f`: its place, what goes
-    /// in, what comes out and `[out, in]`; what `f` gives takes the place of what comes out.
-    pub fn on_linear(&self, f: impl Fn(&Scope, &Tensor, Tensor, [usize; 2]) -> Tensor + 'static) {
+    /// From here on every [`nn`](crate::nn) layer that multiplies by a weight `[out, in]` is shown to `f`, with its place; what
+    /// `f` gives takes the place of what comes out.
+    pub fn on_linear(&self, f: impl Fn(&Scope, LinearLayer<'_>) -> Tensor + 'static) {
         self.0.borrow_mut().on_linear = Some(OnLinear(Rc::new(f)));
     }
 
@@ -286,11 +301,11 @@ impl Scope {
     }
 
     /// What comes out of the linear layer of this place, see [`Trace::on_linear`].
-    pub(crate) fn linear_layer(&self, x: &Tensor, y: Tensor, shape: [usize; 2]) -> Tensor {
+    pub(crate) fn linear_layer(&self, layer: LinearLayer<'_>) -> Tensor {
         let on_linear = self.trace.0.borrow().on_linear.clone();
         match on_linear {
-            Some(OnLinear(f)) => f(self, x, y, shape),
-            None => y,
+            Some(OnLinear(f)) => f(self, layer),
+            None => layer.y,
         }
     }
 

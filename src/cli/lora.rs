@@ -38,6 +38,9 @@ pub struct LoraArgs {
     /// Scale by alpha over the root of the rank
     #[arg(long, requires = "lora")]
     lora_rslora: bool,
+    /// Learn the magnitudes of the weights' rows apart from their directions (DoRA)
+    #[arg(long, visible_alias = "use-dora", requires = "lora")]
+    lora_dora: bool,
 }
 
 impl LoraArgs {
@@ -57,6 +60,7 @@ impl LoraArgs {
             modules_to_save: self.lora_modules_to_save.clone(),
             bias,
             use_rslora: self.lora_rslora,
+            use_dora: self.lora_dora,
             ..LoraConfig::default()
         };
         Ok(self.lora.then_some(Lora { config, seed: 0 }))

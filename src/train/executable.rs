@@ -12,7 +12,7 @@ use lith_runtime::training::executable::{RECIPE, Recipe};
 use lith_runtime::training::fine_tune::{Data, DataArguments, check_task};
 use tempfile::TempDir;
 
-use super::files::files;
+use super::files::{files, stored_as};
 use super::head::{has_head, head_for, task_to_train};
 use super::optimizer;
 use crate::compile::{CompileOptions, prepare};
@@ -125,6 +125,7 @@ impl Learner {
             nesterov: optimizer == Optimizer::Sgd { nesterov: true },
             label_smoothing_factor: lesson.args.label_smoothing_factor,
             companions: companions.iter().map(|(name, _)| name.clone()).collect(),
+            stored: stored_as(&opened),
         };
         opened.assets = companions;
         opened.assets.push((RECIPE.into(), serde_json::to_vec(&recipe).map_err(Error::failure)?));

@@ -1,8 +1,12 @@
-//! The files of a trained model beside its weights.
+//! The files of a trained model: the form of its weights, and what is beside them.
+
+use std::collections::BTreeMap;
 
 use lith_ir::DType;
 use lith_models::adapters;
+use lith_models::weights::Piece;
 use lith_runtime::training::checkpoint::{ModelFiles, parse_size};
+use lith_runtime::training::file_form::{FileTensor, Part};
 use serde_json::json;
 
 use crate::error::{Error, Result};
@@ -10,13 +14,7 @@ use crate::model::Model;
 
 /// What the trained model, saved in this type, consists of beside its weights: the configuration with its new head, the
 /// tokenizer.
-pub(super) fn files(model: &Model, dtype: DType) -> Result<ModelFiles> {
-    if let (Some(name), None) = (model.converted.first(), &model.adapted) {
-        return Err(Error::input(format!(
-            "{}: checkpoints hold `{name}` as rows of another tensor or transposed, which training does not save: train adapters (--lora)",
-            model.info.model_type
-        )));
-    }
+pub(crate) fn files(model: &Model, dtype: DType) -> Result<ModelFiles> {
     let mut config = model.config.clone();
     let architecture = config.architecture(crate::model::head_of(model.info.task)?);
     config.set(&format!("architectures={}", json!([architecture]))).map_err(Error::input)?;
@@ -36,6 +34,32 @@ pub(super) fn files(model: &Model, dtype: DType) -> Result<ModelFiles> {
     }
     let max_shard_size = parse_size("50GB").unwrap_or(u64::MAX);
     Ok(ModelFiles { companions, max_shard_size, stem, dtype: Some(dtype) })
+}
+
+/// The tensors that files have otherwise than the program: as rows of others or transposed in checkpoints of the family, by
+/// other names in adapters.
+pub(crate) fn stored_as(model: &Model) -> Vec<FileTensor> {
+    let mut tensors: BTreeMap<&str, FileTensor> = BTreeMap::new();
+    let rows_of = |name: &str| model.program.params.get(name).and_then(|ty| ty.static_shape()?.first().copied());
+    let mut add = |name, transposed, parameter: &str, rows| {
+        let tensor = || FileTensor { name: String::from(name), transposed, parts: Vec::new() };
+        tensors.entry(name).or_insert_with(tensor).parts.push(Part { parameter: parameter.into(), rows });
+    };
+    match &model.adapted {
+        None => {
+            let otherwise = |(name, piece): &(&String, &Piece)| piece.transposed || piece.of != **name;
+            for (name, piece) in model.pieces.iter().filter(otherwise) {
+                add(&piece.of, piece.transposed, name, piece.rows.runs());
+            }
+        }
+        Some(adapted) => {
+            for (name, stored) in &adapted.trained {
+                let transposed = model.pieces.get(name).is_some_and(|piece| piece.transposed);
+                add(stored, transposed, name, vec![[0, rows_of(name).unwrap_or(0)]]);
+            }
+        }
+    }
+    tensors.into_values().collect()
 }
 
 /// What makes a checkpoint a sentence-transformers stack, which a model with another head is not.

@@ -16,7 +16,7 @@ use lith_runtime::training::checkpoint::parse_size;
 use lith_runtime::training::compiled::{CompiledTraining, Hyperparameters};
 use lith_runtime::training::fine_tune::{Data, FineTuning, Outcome, check_task, name_of};
 
-use super::files::files;
+use super::files::{files, stored_as};
 use super::head::{head_for, task_to_train};
 use super::optimizer;
 use crate::compile::{CompileOptions, cached};
@@ -79,12 +79,12 @@ pub fn fine_tune(
     let model = opened.load()?;
     let files = files(&model, compile.storage)?;
     let info = model.info.clone();
-    let names = model.adapted.as_ref().map(|adapted| adapted.trained.clone()).unwrap_or_default();
+    let stored = stored_as(&model);
     let (path, warnings) = cached(model, &from, &compile, say)?;
     warnings.iter().for_each(|warning| warn(warning));
     let program = Program::open(&path, threads).map_err(Error::failure)?;
     let program = CompiledTraining::new(program, Hyperparameters::of(&args)).map_err(Error::failure)?;
-    let mut program = program.named(&names);
+    let mut program = program.stored_as(&stored).map_err(Error::failure)?;
     say("preparing the data");
     let card = ModelCard {
         name: name_of(Path::new(&args.output_dir)),

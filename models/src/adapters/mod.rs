@@ -19,5 +19,5 @@ pub use config::{Bias, CONFIG_FILE, LoraConfig, Modules};
 pub use error::AdapterError;
 pub use placed::{Adapter, Placed};
 pub use targets::{Ranks, Targets, default_targets};
-pub use trace::{Adapted, PREFIX, WEIGHTS_STEM, is_adapter};
+pub use trace::{Adapted, MAGNITUDE, PREFIX, WEIGHTS_STEM, is_adapter};
 pub(crate) use trace::{Adapting, Model};

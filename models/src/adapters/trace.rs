@@ -1,13 +1,18 @@
 //! Layers with adapters in a graph, for training (PE-03, PE-05): a targeted linear layer computes
 //! `W x + b + scale B A dropout(x)`, with the factors as parameters of their own. Families do not notice: the trace shows every
 //! linear layer it records.
+//!
+//! With magnitudes (DoRA, Liu et al. 2024) it computes `W x + b + (g - 1) W dropout(x) + g scale B A dropout(x)`, where
+//! `g = m / |W + scale B A|`, by rows. As in section 4.3 of the paper and in PEFT the norm is a constant to the gradient. The
+//! merged weight is never there: with `a`, `b` and `w` for rows and `G = A A^T`,
+//! `|w + scale b A|^2 = |w|^2 + 2 scale b . (A w) + scale^2 b G b^T`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
-use lith_frontend::{Scope, Tensor, Trace};
+use lith_frontend::{LinearLayer, Scope, Tensor, Trace};
 
 use super::targets::ends_in;
 use super::{AdapterError, Bias, CONFIG_FILE, LoraConfig, Modules, Ranks, Targets, default_targets};
@@ -19,9 +24,12 @@ pub const PREFIX: &str = "base_model.model.";
 /// What an adapter's file of weights is called, without its ending.
 pub const WEIGHTS_STEM: &str = "adapter_model";
 
-/// Whether a parameter of this name is a factor of an adapter.
+/// How the name of a module's magnitudes ends.
+pub const MAGNITUDE: &str = ".lora_magnitude_vector";
+
+/// Whether a parameter of this name is a factor of an adapter, or its magnitudes.
 pub fn is_adapter(name: &str) -> bool {
-    name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight")
+    [".lora_A.weight", ".lora_B.weight", MAGNITUDE].iter().any(|end| name.ends_with(end))
 }
 
 /// What of a traced model learns, where adapters do.
@@ -71,8 +79,8 @@ struct State {
     known: BTreeSet<String>,
     /// Those that are adapted.
     adapted: BTreeSet<String>,
-    /// Module and input of the last layer, with `scale A dropout(x)`: parts of one module share it.
-    last: Option<(String, Tensor, Tensor)>,
+    /// Module and input of the last layer, with `dropout(x)` and `scale A dropout(x)`: parts of one module share them.
+    last: Option<(String, Tensor, [Tensor; 2])>,
 }
 
 impl Adapting {
@@ -86,9 +94,6 @@ impl Adapting {
         let unsupported = |field: &str, problem: &str| {
             Err(AdapterError::Unsupported { file: file.into(), field: field.into(), problem: problem.into() })
         };
-        if config.use_dora {
-            return unsupported("use_dora", "there is no training of magnitudes, only merging");
-        }
         if config.bias != Bias::None && model.joined {
             return unsupported("bias", "the biases of this model's files belong to several layers at once");
         }
@@ -104,7 +109,7 @@ impl Adapting {
     /// Adapts the linear layers that are traced from now on.
     pub fn install(&self, trace: &Trace) {
         let shared = self.shared.clone();
-        trace.on_linear(move |scope, x, y, shape| shared.adapt(scope, x, y, shape));
+        trace.on_linear(move |scope, layer| shared.adapt(scope, layer));
     }
 
     /// What came of it; `params` are those of the traced program.
@@ -173,8 +178,9 @@ impl Shared {
         }
     }
 
-    /// What becomes of a linear layer `x` to `y`.
-    fn adapt(&self, scope: &Scope, x: &Tensor, y: Tensor, [outputs, inputs]: [usize; 2]) -> Tensor {
+    /// What becomes of a linear layer.
+    fn adapt(&self, scope: &Scope, layer: LinearLayer<'_>) -> Tensor {
+        let LinearLayer { x, weight, bias, y, shape: [outputs, inputs] } = layer;
         let name = scope.name("");
         let last = |path: &str| path.rsplit('.').next().map(String::from);
         // An output layer that has the table of embeddings for its weight is no module of that name.
@@ -195,19 +201,49 @@ impl Shared {
         let (rank, scale) = self.ranks.of(&module);
         let root = scope.trace().root();
         let known = self.state.borrow().last.clone().filter(|(of, input, _)| *of == module && input.is(x));
-        let low = known.map_or_else(
+        let a = root.param(&format!("{module}.lora_A.weight"), [rank, inputs]);
+        let [input, low] = known.map_or_else(
             || {
-                let a = root.param(&format!("{module}.lora_A.weight"), [rank, inputs]);
-                x.dropout(self.config.lora_dropout).linear(&a, None) * scale
+                let input = x.dropout(self.config.lora_dropout);
+                let low = input.linear(&a, None) * scale;
+                [input, low]
             },
-            |(_, _, low)| low,
+            |(_, _, known)| known,
         );
         let of = rows.map_or(outputs, |rows| rows.of);
         let b = root.param(&format!("{module}.lora_B.weight"), [of, rank]);
         let b = rows.map_or(b.clone(), |rows| rows_of(&b, rows, rank));
-        self.state.borrow_mut().last = Some((module, x.clone(), low.clone()));
-        y + low.linear(&b, None)
+        let magnitude = self.config.use_dora.then(|| {
+            let all = root.param(&format!("{module}{MAGNITUDE}"), [of]);
+            rows.map_or(all.clone(), |rows| rows_of(&all.reshape([of, 1]), rows, 1).reshape([outputs]))
+        });
+        self.state.borrow_mut().last = Some((module, x.clone(), [input.clone(), low.clone()]));
+        let Some(magnitude) = magnitude else { return y + low.linear(&b, None) };
+        let gain = magnitude / constant(&row_norms(weight, &a, &b, scale));
+        // Where nothing is dropped the product is there already.
+        let plain = match bias {
+            _ if self.config.lora_dropout > 0.0 => input.linear(weight, None),
+            Some(bias) => &y - bias,
+            None => y.clone(),
+        };
+        y + plain * (&gain - 1.0) + low.linear(&b, None) * gain
     }
+}
+
+/// The norms of the rows of `w + scale b a`, `[out]`; of `w [out, in]`, `a [rank, in]` and `b [out, rank]`.
+fn row_norms(w: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Tensor {
+    let crossed = (a.linear(w, None).transpose(&[1, 0]) * b).sum(&[-1], false);
+    let own = (b.linear(&a.linear(a, None), None) * b).sum(&[-1], false);
+    let squares = (w * w).sum(&[-1], false) + crossed * (2.0 * scale) + own * (scale * scale);
+    // Rounding may leave less than nothing of a row that the adapter takes away.
+    squares.at_least(1e-30).sqrt()
+}
+
+/// The same values as a constant to the gradient. A float of 24 bits, if it is neither below 2^-36 nor above 2^67, is a
+/// multiple of 2^-60, so rounding it to one changes nothing; and what is rounded has no gradient.
+fn constant(x: &Tensor) -> Tensor {
+    let unit = (-60f64).exp2();
+    (x * (1.0 / unit)).round() * unit
 }
 
 /// Whether a path is that of a module of this name or of something in it.

@@ -40,6 +40,14 @@ impl Rows {
         self.len.saturating_mul(self.blocks)
     }
 
+    /// First row and number of the rows of each run of neighbours, in order.
+    pub fn runs(self) -> Vec<[usize; 2]> {
+        match self.len == self.stride {
+            true => vec![[self.first, self.count()]],
+            false => (0..self.blocks).map(|block| [self.first + block * self.stride, self.len]).collect(),
+        }
+    }
+
     /// The rows' numbers in the whole matrix, in order.
     pub fn indices(self) -> impl Iterator<Item = usize> + Clone {
         (0..self.blocks).flat_map(move |block| (0..self.len).map(move |i| self.first + block * self.stride + i))
@@ -114,5 +122,7 @@ mod tests {
         assert_eq!(take(Rows::part_of_each(&[2, 1, 1], 2, 3), false, &[3, 2], &stored), [6, 7, 14, 15, 22, 23]);
         assert_eq!(take(Rows::part(&[3, 3], 1), true, &[3, 4], &stored), [3, 9, 15, 21, 4, 10, 16, 22, 5, 11, 17, 23]);
         assert_eq!(take(Rows::all(24), false, &[24], &stored), stored);
+        assert_eq!(Rows::part(&[1, 3, 8], 1).runs(), [[1, 3]]);
+        assert_eq!(Rows::part_of_each(&[2, 1, 1], 2, 3).runs(), [[3, 1], [7, 1], [11, 1]]);
     }
 }

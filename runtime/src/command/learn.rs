@@ -82,7 +82,8 @@ fn learn(own: &Path, matches: &ArgMatches) -> Result<(), RunCommandError> {
     let files = recipe.files(&artifact);
     let program = Program::new(artifact, threads).map_err(OpenError::from)?;
     let program = CompiledTraining::new(program, Hyperparameters::of(&args));
-    let mut learner = program.map_err(|e| ExecutableError::Program(StepError::Batch(e.to_string())))?;
+    let program = program.map_err(|e| ExecutableError::Program(StepError::Batch(e.to_string())))?;
+    let mut learner = program.stored_as(&recipe.stored).map_err(ExecutableError::Program)?;
     let card = ModelCard {
         name: name_of(Path::new(&args.output_dir)),
         base_model: Some(recipe.base_model),

@@ -1,13 +1,12 @@
 //! A compiled program that learns: its entry points `train_step`, `accumulate`, `apply` and `eval_step`. Knows batches and
 //! the numbers of a step, nothing of data or schedules.
 
-use std::collections::BTreeMap;
-
 use bytemuck::bytes_of;
 use lith_ir::DType;
 
 use super::arguments::TrainingArguments;
 use super::collate::Batch;
+use super::file_form::{FileForm, FileTensor};
 use super::program::{Evaluation, Role, StepError, StepScalars, TensorSpec, TrainProgram, Update};
 use crate::manifest::{ArgEntry, ArgSize, Manifest, StateEntry};
 use crate::program::{CallError, Program};
@@ -72,8 +71,8 @@ pub struct CompiledTraining {
     program: Program,
     hyperparameters: Hyperparameters,
     tensors: Vec<TensorSpec>,
-    /// The program's names of tensors that files have by other names.
-    states: BTreeMap<String, String>,
+    /// How files have its weights.
+    form: FileForm,
 }
 
 /// What a program keeps from update to update. Sums of gradients are nothing that outlives one.
@@ -103,23 +102,36 @@ impl CompiledTraining {
             }
         }
         let tensors = tensors_of(program.manifest());
-        Ok(CompiledTraining { program, hyperparameters, tensors, states: BTreeMap::new() })
+        Ok(CompiledTraining { program, hyperparameters, tensors, form: FileForm::default() })
     }
 
-    /// Gives weights the names that files have them by, where those are not the program's: `(the program's, the file's)`.
-    #[must_use]
-    pub fn named(mut self, names: &BTreeMap<String, String>) -> CompiledTraining {
-        for spec in &mut self.tensors {
-            if let Some(name) = names.get(&spec.name) {
-                self.states.insert(name.clone(), std::mem::replace(&mut spec.name, name.clone()));
-            }
-        }
-        self
+    /// Gives weights the form that files have them in, where it is not the program's.
+    ///
+    /// # Errors
+    /// When that is no form of these weights.
+    pub fn stored_as(self, tensors: &[FileTensor]) -> Result<CompiledTraining, StepError> {
+        let (form, tensors) =
+            FileForm::new(tensors, &tensors_of(self.program.manifest())).map_err(StepError::Tensor)?;
+        Ok(CompiledTraining { form, tensors, ..self })
     }
 
-    /// The program's name of a tensor.
-    fn state<'n>(&'n self, name: &'n str) -> &'n str {
-        self.states.get(name).map_or(name, String::as_str)
+    /// What a tensor that files have is.
+    fn spec(&self, name: &str) -> Result<&TensorSpec, StepError> {
+        let spec = self.tensors.iter().find(|spec| spec.name == name);
+        spec.ok_or_else(|| StepError::Tensor(format!("the program has no tensor `{name}`")))
+    }
+
+    /// The weight or state of this name in the program.
+    ///
+    /// # Errors
+    /// [`StepError::Tensor`] when there is none.
+    pub fn state(&self, name: &str) -> Result<Tensor, StepError> {
+        let wrong = |problem: String| StepError::Tensor(problem);
+        let entry = self.program.manifest().states.iter().find(|state| state.name == name);
+        let entry = entry.ok_or_else(|| wrong(format!("the program has no state `{name}`")))?;
+        let bytes = self.program.read_state(name).map_err(|e| wrong(e.to_string()))?;
+        let tensor = Tensor::from_bytes(entry.dtype, entry.shape.clone(), &bytes);
+        tensor.ok_or_else(|| wrong(format!("`{name}` has {} bytes, which is not {:?}", bytes.len(), entry.shape)))
     }
 
     /// The program.
@@ -257,22 +269,19 @@ impl TrainProgram for CompiledTraining {
     }
 
     fn read(&self, name: &str) -> Result<Tensor, StepError> {
-        let wrong = |problem: String| StepError::Tensor(problem);
-        let spec = self.tensors.iter().find(|spec| spec.name == name);
-        let spec = spec.ok_or_else(|| wrong(format!("the program has no tensor `{name}`")))?;
-        let bytes = self.program.read_state(self.state(name)).map_err(|e| wrong(e.to_string()))?;
-        let tensor = Tensor::from_bytes(spec.dtype, spec.shape.clone(), &bytes);
-        tensor.ok_or_else(|| wrong(format!("`{name}` has {} bytes, which is not {:?}", bytes.len(), spec.shape)))
+        self.form.join(self.spec(name)?, |parameter| self.state(parameter), StepError::Tensor)
     }
 
     fn write(&mut self, name: &str, tensor: &Tensor) -> Result<(), StepError> {
-        let spec = self.tensors.iter().find(|spec| spec.name == name);
-        let spec = spec.ok_or_else(|| StepError::Tensor(format!("the program has no tensor `{name}`")))?;
+        let spec = self.spec(name)?;
         if (spec.dtype, spec.shape.as_slice()) != (tensor.dtype(), tensor.shape()) {
             let (expected, found) = ((spec.dtype, &spec.shape), (tensor.dtype(), tensor.shape()));
             return Err(StepError::Tensor(format!("`{name}` is {expected:?}, found {found:?}")));
         }
-        self.program.write_state(self.state(name), tensor.bytes()).map_err(|e| StepError::Tensor(e.to_string()))
+        for (parameter, part) in self.form.split(name, tensor).map_err(StepError::Tensor)? {
+            self.program.write_state(parameter, part.bytes()).map_err(|e| StepError::Tensor(e.to_string()))?;
+        }
+        Ok(())
     }
 
     fn embedding_parameters(&self) -> u64 {

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::arguments::TrainingArguments;
 use super::checkpoint::{CheckpointError, ModelFiles, SavedWeights};
-use super::compiled::weights_of;
-use super::program::{StepError, TensorSpec, TrainProgram};
+use super::compiled::{CompiledTraining, weights_of};
+use super::file_form::{FileForm, FileTensor};
+use super::program::{StepError, TensorSpec};
 use crate::artifact::format::FormatError;
 use crate::artifact::{Artifact, ArtifactError};
 use crate::states::Arena;
@@ -87,6 +88,8 @@ pub struct Recipe {
     pub label_smoothing_factor: f64,
     /// The assets that are saved with the weights. (EC-11)
     pub companions: Vec<String>,
+    /// The tensors that files have otherwise than the program.
+    pub stored: Vec<FileTensor>,
 }
 
 impl Recipe {
@@ -164,13 +167,19 @@ fn by_name(specs: Vec<TensorSpec>) -> BTreeMap<String, TensorSpec> {
 /// # Errors
 /// When there are none, or they are of another model.
 pub fn take_saved(answers: &mut Artifact, training: &Artifact, folder: &Path) -> Result<(), ExecutableError> {
-    let specs = weights_of(training.manifest());
+    let own = weights_of(training.manifest());
+    let stored = Recipe::of(training)?.stored;
+    let (form, specs) = FileForm::new(&stored, &own).map_err(StepError::Tensor)?;
     let mut saved = SavedWeights::open(folder, specs.clone())?;
-    let specs = by_name(specs);
+    let (own, specs) = (by_name(own), by_name(specs));
     let size = answers.weights().len();
     let mut new = Arena::new(size).ok_or(ExecutableError::Memory { bytes: size as u64 })?;
     new.0[..size].copy_from_slice(answers.weights());
-    let mut value = |name: &str| specs.get(name).map(|spec| saved.read(spec).map_err(Into::into)).transpose();
+    let mut value = |name: &str| -> Result<Option<Tensor>, ExecutableError> {
+        let Some(spec) = own.get(name).and_then(|_| specs.get(form.home(name))) else { return Ok(None) };
+        let whole = saved.read(spec)?;
+        Ok(Some(form.part(name, &whole).map_err(StepError::Tensor)?.into_owned()))
+    };
     packed(answers, &mut value, &mut |offset, bytes| {
         let place = usize::try_from(offset).ok().and_then(|at| new.0.get_mut(at..at.checked_add(bytes.len())?));
         place.ok_or(ExecutableError::Memory { bytes: offset })?.copy_from_slice(bytes);
@@ -185,7 +194,7 @@ pub fn take_saved(answers: &mut Artifact, training: &Artifact, folder: &Path) ->
 ///
 /// # Errors
 /// When it cannot be written; nothing is then left of it.
-pub fn save_executable(own: &Path, program: &dyn TrainProgram, new: &Path) -> Result<(), ExecutableError> {
+pub fn save_executable(own: &Path, program: &CompiledTraining, new: &Path) -> Result<(), ExecutableError> {
     let name = new.file_name().unwrap_or_default().to_string_lossy();
     let partial = new.with_file_name(format!(".{name}.partial"));
     let failed = |source| ExecutableError::Write { path: new.into(), source };
@@ -194,9 +203,9 @@ pub fn save_executable(own: &Path, program: &dyn TrainProgram, new: &Path) -> Re
         fs::copy(own, &partial).map_err(failed)?;
         let mut file = OpenOptions::new().write(true).open(&partial).map_err(failed)?;
         let artifacts = [Some(Artifact::open(own)?), Artifact::open_training(own)?];
-        let specs = by_name(program.tensors().to_vec());
+        let learnt = by_name(weights_of(program.program().manifest()));
         for artifact in artifacts.iter().flatten() {
-            let mut value = |name: &str| specs.get(name).map(|_| program.read(name).map_err(Into::into)).transpose();
+            let mut value = |name: &str| learnt.get(name).map(|_| program.state(name).map_err(Into::into)).transpose();
             let base = artifact.weights_offset();
             packed(artifact, &mut value, &mut |offset, bytes| {
                 let at = base.saturating_add(offset);

@@ -10,6 +10,7 @@ pub mod collate;
 pub mod compiled;
 pub mod data;
 pub mod executable;
+pub mod file_form;
 pub mod fine_tune;
 pub mod metrics;
 pub mod program;

@@ -32,12 +32,14 @@ fn decoder(name: &str) -> Case {
     case
 }
 
-/// Shape and bytes of the tensors of a checkpoint, by the names that files are written with: old ones of the bare body leave
-/// its prefix out, and hold masks.
+/// Buffers that old checkpoints hold beside the parameters: masks and frequencies, which are not learnt.
+const BUFFERS: [&str; 4] = [".attn.bias", ".attention.bias", "masked_bias", "rotary_emb.inv_freq"];
+
+/// Shape and bytes of the parameters of a checkpoint, by the names that files are written with: old ones of the bare body
+/// leave its prefix out.
 fn stored(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
     let checkpoint = Checkpoint::open_file(&folder.join("model.safetensors")).unwrap();
-    let parameters =
-        checkpoint.tensors().filter(|t| !t.name().ends_with(".attn.bias") && !t.name().contains("masked_bias"));
+    let parameters = checkpoint.tensors().filter(|t| !BUFFERS.iter().any(|end| t.name().ends_with(end)));
     let named = |name: &str| match ["h.", "wte.", "wpe.", "ln_f."].iter().any(|start| name.starts_with(start)) {
         true => format!("transformer.{name}"),
         false => name.to_string(),
